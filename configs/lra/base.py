@@ -1,0 +1,91 @@
+"""Every key of a run, its default and its meaning. Recipes are this plus a few assignments.
+
+Any key can be set on the command line: --config.model.attention=linear --config.train.steps=100.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+# The keys of `config.task` that are the data's own. A change of one makes (or finds) other data.
+TASKS = {
+  "listops": {
+    "min_length": 500,  # tokens of an expression, exclusive
+    "max_length": 2000,  # exclusive, too
+    "max_depth": 10,  # nesting, the root at 1
+    "max_args": 10,  # arguments of an operator, from 2
+    "train": 96_000,  # examples generated (released files have the sizes they have)
+    "validation": 2_000,
+    "test": 2_000,
+    "seed": 0,  # of the generator
+  },
+}
+
+
+def base(task: str, attention: str) -> ConfigDict:
+  """The default config of a task and a mechanism; sizes and schedule are the task file's to set."""
+  return ConfigDict(
+    {
+      "seed": 0,  # of initialisation, dropout and batch order
+      "task": {"name": task, **TASKS[task]},
+      "model": {
+        "attention": attention,  # softmax, linear or cosformer: a key of models.attention.ATTENTION
+        "attention_options": {  # None: the mechanism's own; one it does not know is an error
+          "feature_map": config_dict.placeholder(
+            str
+          ),  # cosformer: relu leaky_relu identity elu1 exp
+          "reweight": config_dict.placeholder(str),  # cosformer: cos or none
+          "length": config_dict.placeholder(int),  # cosformer: a fixed M instead of the true length
+          "dropout": config_dict.placeholder(
+            float
+          ),  # softmax: on the weights; takes the dense path
+          "lra_padding": config_dict.placeholder(
+            bool
+          ),  # treat padding as the published harness does
+        },
+        "num_layers": 4,
+        "num_heads": 8,
+        "emb_dim": 512,  # width of the residual stream
+        "qkv_dim": 512,  # of all heads together
+        "mlp_dim": 1024,  # of the blocks and of the head
+        "dropout": 0.1,  # on embeddings and on both branches of a block
+        "positions": "sinusoidal",  # sinusoidal, learned, row_column (square images) or none
+        "cls": True,  # a learned vector in front of the sequence
+        "pooling": "first",  # first, masked_mean, or mean (over padding, too)
+        "interaction": "nli",  # of two documents: nli [u, v, u*v, u-v] or concat [u, v]
+        "zero_is_padding": False,  # mask id 0 wherever it stands: black pixels in the published code
+        "dtype": "auto",  # of activations: float32, bfloat16, auto (bfloat16 on accelerators)
+      },
+      "optim": {
+        "schedule": "cosine",  # cosine, linear, lra_rsqrt, lra_cosine
+        "learning_rate": 1e-3,  # the peak; of lra_rsqrt the peak times sqrt(warmup_steps)
+        "warmup_steps": 1000,
+        "cycle_steps": 0,  # where the schedule reaches 0 (lra_cosine starts anew); 0: train.steps
+        "beta1": 0.9,
+        "beta2": 0.98,
+        "eps": 1e-9,
+        "weight_decay": 0.1,  # decoupled
+        "decay": "matrices",  # what decays: matrices, or all parameters as in the published code
+        "clip_norm": 1.0,  # of the global gradient norm; 0: off
+      },
+      "train": {
+        "steps": 5000,
+        "batch_size": 32,  # over all devices
+        "eval_batch_size": 64,  # over all devices; changes speed and memory, never a result
+        "eval_every": 500,  # steps between evaluations on validation
+        "select": "best",  # what is tested: the best on validation, or the last as published
+        "log_every": 50,  # steps between log lines
+        "steps_per_dispatch": 10,  # at most, in one call of the device
+        "checkpoint_seconds": 600,  # between checkpoints beside those after each evaluation
+      },
+      "data": {
+        "bucketing": True,  # False: pad everything to task.max_length
+        "buckets": 8,  # padded lengths, chosen to waste least; each costs one compilation
+        "bucket_multiple": 64,  # of which a padded length is a multiple
+        "device_gigabytes": 8.0,  # a split up to this size lives on the device, else on the host
+      },
+    }
+  )
+
+
+def unknown_preset(preset: str, known: tuple[str, ...]) -> ValueError:
+  """What get_config raises for a preset that is not there."""
+  return ValueError(f"unknown preset {preset!r}; there are {', '.join(known)}")

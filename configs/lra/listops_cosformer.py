@@ -1,0 +1,7 @@
+"""ListOps with cosformer attention; presets and results in listops.py."""
+
+from configs.lra import listops
+
+
+def get_config(preset: str = "default"):
+  return listops.make("cosformer", preset)

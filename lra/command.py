@@ -1,0 +1,165 @@
+"""The command line of train.py: flags, folders, checks of a config, requests to stop."""
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from lra import devices
+from lra.errors import UserError
+from lra.tasks import Task
+from models import heads
+
+
+def define_flags() -> flags.FlagValues:
+  """Flags of train.py."""
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Recipe, optionally with a preset: configs/lra/listops_cosformer.py:quick. Any key of it can be "
+    "set, too: --config.model.attention=linear (configs/lra/base.py has them all).",
+    lock_config=True,
+  )
+  flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run. Default: runs/ and a name made of recipe, preset, overrides and seed, so "
+    "that the same command resumes.",
+  )
+  flags.DEFINE_string(
+    "data_dir",
+    os.environ.get("LRA_DATA_DIR"),
+    "Folder of prepared data. Default: $LRA_DATA_DIR, or lra in the user's cache folder.",
+  )
+  flags.DEFINE_string(
+    "raw_dir",
+    os.environ.get("LRA_RAW_DIR"),
+    "Folder of your own raw data (archives as published, or unpacked). Default: $LRA_RAW_DIR.",
+  )
+  flags.DEFINE_float(
+    "max_seconds",
+    None,
+    "Stop cleanly after so many seconds, with a checkpoint to continue from.",
+    lower_bound=0,
+  )
+  return flags.FLAGS
+
+
+def parse(values: flags.FlagValues, argv: list[str]) -> None:
+  """Parses argv. Raises UserError for any mistake in it."""
+  try:
+    rest = values(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    raise UserError(" ".join(str(error).split())) from error
+  if values["config"].value is None and not values.help:
+    raise UserError("no --config; try --config configs/lra/listops_cosformer.py:quick")
+  if len(rest) > 1:
+    raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
+
+
+def default_workdir(values: flags.FlagValues) -> Path:
+  """runs/<recipe>[-<preset>][-<key>=<value> ...]-seed<seed>."""
+  name, _, preset = values["config"].config_filename.partition(":")
+  overrides = config_flags.get_override_values(values["config"])
+  parts = [Path(name).stem, *([preset] if preset else [])]
+  parts += [f"{key}={value}" for key, value in sorted(overrides.items()) if key != "seed"]
+  return Path("runs") / re.sub(r"[^\w.=+-]+", "_", "-".join([*parts, f"seed{values.config.seed}"]))
+
+
+def default_data_dir() -> Path:
+  """lra in the user's cache folder."""
+  return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lra"
+
+
+def build_model(config: ConfigDict, task: Task, longest: int) -> Any:
+  """The model of `config.model`. Raises UserError for an impossible one."""
+  model = config.model.to_dict()
+  dtype = devices.activation_dtype(model.pop("dtype"))
+  fixed = model["attention_options"]["length"]
+  if fixed is not None and fixed < longest + model["cls"]:
+    raise UserError(
+      f"config.model.attention_options.length {fixed} is less than the {longest + model['cls']} "
+      "positions of the longest input"
+    )
+  try:
+    return heads.build(
+      model,
+      vocab_size=task.vocab_size,
+      num_classes=task.num_classes,
+      max_length=longest,
+      dtype=dtype,
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f"config.model: {error.args[0]}") from error
+
+
+def check_training(config: ConfigDict, devices_count: int) -> None:
+  """Raises UserError for numbers that cannot work."""
+  for section, key in (
+    ("train", "steps"),
+    ("train", "batch_size"),
+    ("train", "eval_batch_size"),
+    ("train", "eval_every"),
+    ("train", "log_every"),
+    ("train", "steps_per_dispatch"),
+    ("data", "buckets"),
+    ("data", "bucket_multiple"),
+  ):
+    if config[section][key] < 1:
+      raise UserError(f"config.{section}.{key} must be at least 1, not {config[section][key]}")
+  for key in ("batch_size", "eval_batch_size"):
+    if config.train[key] % devices_count:
+      raise UserError(
+        f"config.train.{key} {config.train[key]} is not a multiple of the {devices_count} devices"
+      )
+  if config.train.select not in ("best", "last"):
+    raise UserError(f"config.train.select is 'best' or 'last', not {config.train.select!r}")
+
+
+class StopRequest:
+  """Why a run should stop before its end: a time limit, Ctrl-C or a scheduler's signal."""
+
+  def __init__(self, max_seconds: float | None = None) -> None:
+    self._deadline = time.monotonic() + (float("inf") if max_seconds is None else max_seconds)
+    self._signal = 0
+    self._previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+
+  def _on_signal(self, number: int, _: FrameType | None) -> None:
+    self._signal = number
+    self.restore()  # a second one ends the process at once
+
+  def restore(self) -> None:
+    """Puts back the handlers that were there before."""
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  @property
+  def reason(self) -> str | None:
+    """None while the run may go on."""
+    if self._signal:
+      return signal.Signals(self._signal).name
+    return "--max_seconds is over" if time.monotonic() > self._deadline else None
+
+  @property
+  def exit_code(self) -> int:
+    """What the process should end with: 0, or 128 + signal as shells have it."""
+    return 128 + self._signal if self._signal else 0
+
+
+def run_main(main: Callable[[], int]) -> None:
+  """Runs main and exits with its code; a UserError or a full disk is one line and exit code 1."""
+  try:
+    sys.exit(main())
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+  except OSError as error:
+    print(f"error: {error}; free some space or mend the path, then run it again", file=sys.stderr)
+  sys.exit(1)

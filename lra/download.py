@@ -1,0 +1,205 @@
+"""Raw files: found in the user's folder or downloaded, hashed, and read without being unpacked.
+
+A download resumes from NAME.part (HTTP Range) and takes its final name only after its checksum was
+verified. tensorflow-datasets' own manager starts again from zero, so only its checksums are used.
+"""
+
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import http.client
+import itertools
+import lzma
+import math
+import os
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lra.errors import UserError
+from lra.tasks.task import SPLITS, Examples
+
+TIMEOUT = 30.0  # seconds without a byte
+BLOCK = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Remote:
+  """A published file. `algorithm` and `checksum` are empty where nobody published one."""
+
+  name: str
+  url: str
+  algorithm: str = ""  # as hashlib names it
+  checksum: str = ""
+  instead: str = ""  # what else would do, for the message that asks the user for the file
+
+
+def once_a_second(report: Callable[[str], None]) -> Callable[[str], None]:
+  """`report`, but calls within a second of the last one that got through are dropped."""
+  last = -math.inf
+
+  def say(text: str) -> None:
+    nonlocal last
+    if time.monotonic() - last >= 1.0:
+      last = time.monotonic()
+      report(text)
+
+  return say
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+  """Hexadecimal hash of the file at `path`."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def find(raw_dir: str | Path | None, *names: str) -> Path | None:
+  """The first of `names` (files or folders) that exists in `raw_dir`."""
+  paths = (Path(raw_dir) / name for name in names) if raw_dir else ()
+  return next((path for path in paths if path.exists()), None)
+
+
+def describe(path: Path, origin: str, *remotes: Remote) -> dict[str, Any]:
+  """Entries of `Prepared.source`; "published" is None for what no checksum was published of."""
+  if path.is_dir():
+    return {"origin": origin, "file": path.name + "/", "published": None}
+  known = [remote for remote in remotes if remote.name == path.name and remote.checksum]
+  same = [digest(path, remote.algorithm) == remote.checksum for remote in known]
+  published = any(same) if same else None
+  return {"origin": origin, "file": path.name, "sha256": digest(path), "published": published}
+
+
+def fetch(
+  remote: Remote,
+  *,
+  raw_dir: str | Path | None,
+  cache_dir: str | Path,
+  report: Callable[[str], None],
+) -> Path:
+  """`cache_dir/NAME`, downloaded unless it is there and intact.
+
+  Raises UserError when the file cannot be had or is not the published one; the message says what
+  to put where.
+  """
+  target = Path(cache_dir) / remote.name
+  if target.exists() and _intact(target, remote):
+    return target
+  checksum = f" ({remote.algorithm} {remote.checksum})" if remote.checksum else ""
+  by_hand = (
+    f"get {remote.name}{checksum} from {remote.url} yourself and put it in "
+    f"{raw_dir or 'a folder of raw files'} (--raw_dir or $LRA_RAW_DIR){remote.instead}"
+  )
+  part = target.with_name(target.name + ".part")
+  try:
+    part.parent.mkdir(parents=True, exist_ok=True)
+    _resume(remote.url, part, once_a_second(report))
+  except (OSError, http.client.HTTPException, ValueError) as error:
+    cause = f"cannot download {remote.url} ({error})"
+    raise UserError(f"{cause}: run again to resume, or {by_hand}") from error
+  if not _intact(part, remote):
+    part.unlink()
+    cause = f"what {remote.url} sent does not have the published checksum"
+    raise UserError(f"{cause}: run again, or {by_hand}")
+  os.replace(part, target)
+  return target
+
+
+def _intact(path: Path, remote: Remote) -> bool:
+  return not remote.checksum or digest(path, remote.algorithm) == remote.checksum
+
+
+def _resume(url: str, part: Path, say: Callable[[str], None]) -> None:
+  """Brings `part` to the length of the file at `url`, for as long as every request adds to it."""
+  while True:
+    have = part.stat().st_size if part.exists() else 0
+    failure: Exception = OSError("the server closed the connection early")
+    try:
+      if _append(url, part, have, say):
+        return
+    except urllib.error.HTTPError as error:
+      length = error.headers.get("Content-Range", "").rpartition("/")[2]
+      if error.code != 416 or not have:
+        raise
+      if length == str(have):
+        return
+      part.unlink()  # longer than the file, or of another one
+      continue
+    except (OSError, http.client.HTTPException) as error:
+      failure = error
+    if not part.exists() or part.stat().st_size <= have:
+      raise failure
+
+
+def _append(url: str, part: Path, have: int, say: Callable[[str], None]) -> bool:
+  """One request for what follows byte `have`; whether `part` is whole afterwards."""
+  request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+  with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+    if response.status != 206:
+      have = 0  # the server sends the file from its start
+    length = response.headers.get("Content-Length")
+    total = have + int(length) if length else None
+    with part.open("ab" if have else "wb") as file:
+      while block := response.read(BLOCK):
+        file.write(block)
+        have += len(block)
+        percent = f" ({have / total:.0%})" if total else ""
+        say(f"downloading {part.stem}: {have / 1e6:.0f} MB{percent}")
+  return total is None or have == total
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+  """Turns the errors of a truncated or corrupt file that is read inside into a UserError."""
+  try:
+    yield
+  except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+    raise UserError(
+      f"{path} is truncated or corrupt ({error}): delete it and get it again"
+    ) from error
+
+
+def members(
+  path: Path, report: Callable[[str], None]
+) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
+  """(name, open) of the files of a folder, or of a tar.gz in one pass and without unpacking it.
+
+  Open, and read, a member before the next one is asked for. An archive iterated to its end has had
+  its CRC checked. Use inside `reading(path)`.
+  """
+  if path.is_dir():
+    for folder, folders, names in os.walk(path):
+      folders.sort()
+      for file in (Path(folder) / name for name in sorted(names)):
+        yield file.relative_to(path.parent).as_posix(), lambda file=file: file.open("rb")
+    return
+  size, say = path.stat().st_size, once_a_second(report)
+  with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as plain:
+    with tarfile.open(fileobj=plain, mode="r|") as tar:
+      while member := tar.next():
+        tar.members.clear()  # else all headers are kept, which is gigabytes for the LRA release
+        say(f"reading {path.name} ({packed.tell() / size:.0%})")
+        if member.isfile():
+          yield member.name, lambda member=member: tar.extractfile(member)
+    while plain.read(BLOCK):
+      pass
+
+
+def fingerprints(examples: Examples) -> tuple[list[bytes], list[tuple[bytes, ...]]]:
+  """Hashes of the documents [D], and of each example [N] whatever the order of its documents."""
+  pieces = itertools.pairwise(examples.offsets.tolist())
+  documents = [hashlib.blake2b(examples.tokens[a:b], digest_size=16).digest() for a, b in pieces]
+  rows = examples.documents.tolist()
+  return documents, [tuple(sorted(documents[d] for d in row)) for row in rows]
+
+
+def duplicates(splits: dict[str, Examples]) -> dict[str, int]:
+  """How many examples of one split are byte for byte in another one, as stored."""
+  marks = {name: fingerprints(splits[name])[1] for name in SPLITS}
+  pairs = (("test", "train"), ("validation", "train"), ("validation", "test"))
+  return {f"{a} in {b}": sum(map(set(marks[b]).__contains__, marks[a])) for a, b in pairs}

@@ -1,0 +1,81 @@
+"""What the user sees while a run goes on: one live line on a terminal, plain lines elsewhere."""
+
+import collections
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+
+class Progress:
+  """Prints to `stream`; a live line is overwritten by the next, a plain one stays."""
+
+  def __init__(self, stream: TextIO = sys.stdout) -> None:
+    self._stream = stream
+    self._live = stream.isatty()
+    self._pending = 0  # characters of the live line on the screen
+    self._last = float("-inf")
+
+  def live(self, text: str, *, every: float = 0.0) -> None:
+    """A line that the next one replaces; dropped within `every` seconds of the last one."""
+    now = time.monotonic()
+    if now - self._last < every:
+      return
+    self._last = now
+    if self._live:
+      self._stream.write("\r" + text.ljust(self._pending))
+      self._pending = len(text)
+      self._stream.flush()
+    else:
+      print(text, file=self._stream, flush=True)
+
+  def line(self, text: str) -> None:
+    """A line that stays."""
+    if self._pending:
+      self._stream.write("\r" + " " * self._pending + "\r")
+      self._pending = 0
+    print(text, file=self._stream, flush=True)
+
+
+def duration(seconds: float) -> str:
+  """Seconds as 45s, 3m20s or 2h05m."""
+  seconds = round(seconds)
+  if seconds < 60:
+    return f"{seconds}s"
+  if seconds < 3600:
+    return f"{seconds // 60}m{seconds % 60:02d}s"
+  return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+class Clock:
+  """Wall time of a session, and how much of it was not training."""
+
+  def __init__(self) -> None:
+    self._begin = time.monotonic()
+    self._mark = 0.0
+    self.pauses = collections.defaultdict(float)  # seconds by name
+
+  @property
+  def total(self) -> float:
+    """Seconds since the session began."""
+    return time.monotonic() - self._begin
+
+  @property
+  def training(self) -> float:
+    """Seconds outside pauses."""
+    return self.total - sum(self.pauses.values())
+
+  def lap(self) -> float:
+    """Training seconds since the last lap."""
+    before, self._mark = self._mark, self.training
+    return self._mark - before
+
+  @contextlib.contextmanager
+  def pause(self, name: str) -> Iterator[None]:
+    """Counts what happens inside under `name`."""
+    before = time.monotonic()
+    try:
+      yield
+    finally:
+      self.pauses[name] += time.monotonic() - before

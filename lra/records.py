@@ -1,0 +1,155 @@
+"""What a run leaves behind: config, environment, metrics, result. Only this file knows TensorBoard.
+
+Tables and plots read the JSON files alone. Floats are written in full, so that two runs can be
+compared bit for bit; keys under "time/" are measurements of the machine and never comparable.
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from lra.errors import UserError
+
+
+class Run:
+  """The directory of one run. Raises UserError when it belongs to another config."""
+
+  def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    self.folder = folder
+    self._metrics = self._events = None
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      known = _read(folder / "config.json")
+      if known is None:
+        _write(folder / "config.json", config)
+    except OSError as error:
+      raise UserError(
+        f"cannot write to {folder}: {error.strerror}; choose another folder with --workdir"
+      ) from error
+    if known is not None and (difference := _difference(known, json.loads(json.dumps(config)))):
+      raise UserError(
+        f"{folder} holds a run of another config ({'; '.join(difference)}); "
+        "choose another --workdir, or delete it to start anew"
+      )
+
+  @property
+  def result(self) -> dict[str, Any] | None:
+    """result.json, or None while the run is unfinished."""
+    return _read(self.folder / "result.json")
+
+  def start(self, step: int) -> None:
+    """Opens the logs to continue after `step`: what an interrupted session wrote later is dropped."""
+    _write(self.folder / "environment.json", environment())
+    path = self.folder / "metrics.jsonl"
+    kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+    _replace(path, "".join(kept))
+    self._metrics = open(path, "a")
+    self._events = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+
+  def log(self, step: int, values: Mapping[str, float]) -> None:
+    """One line of metrics.jsonl, and the same to TensorBoard."""
+    print(json.dumps({"step": step, **values}), file=self._metrics, flush=True)
+    for name, value in values.items():
+      if math.isfinite(value):
+        self._events.add_scalar(name, value, step)
+
+  def rates(self) -> dict[str, float]:
+    """Median rates over all log lines of the run, sessions before this one included."""
+    lines = [json.loads(line) for line in _lines(self.folder / "metrics.jsonl")]
+    names = ("time/examples_per_second", "time/tokens_per_second")
+    return {
+      name.removeprefix("time/"): statistics.median(line[name] for line in lines if name in line)
+      for name in names
+    }
+
+  def finish(self, result: Mapping[str, Any]) -> None:
+    """Writes result.json, which marks the run as finished, and closes the logs."""
+    self.close()
+    _write(self.folder / "result.json", result)
+
+  def close(self) -> None:
+    for log in (self._metrics, self._events):
+      if log is not None:
+        log.close()
+
+
+def environment() -> dict[str, Any]:
+  """Versions, devices, revision and command line."""
+  packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "numba")
+  device = jax.devices()[0]
+  return {
+    "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    "python": platform.python_version(),
+    "packages": {name: importlib.metadata.version(name) for name in packages},
+    "platform": device.platform,
+    "device": device.device_kind if device.platform != "cpu" else f"{os.cpu_count()} CPU cores",
+    "devices": jax.device_count(),
+    "hosts": jax.process_count(),
+    "revision": _git("rev-parse", "HEAD"),
+    "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+  }
+
+
+def peak_memory_gigabytes() -> float:
+  """Peak memory of the first device, or of this process on a CPU."""
+  stats = jax.devices()[0].memory_stats()
+  if stats and "peak_bytes_in_use" in stats:
+    return stats["peak_bytes_in_use"] / 1e9
+  import resource
+
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def _git(*args: str) -> str | None:
+  root = Path(__file__).parent.parent
+  try:
+    done = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, timeout=10)
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _difference(old: Any, new: Any, path: str = "config") -> list[str]:
+  """One "key: old -> new" for each leaf that differs."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    keys = sorted(old.keys() | new.keys())
+    return [d for k in keys for d in _difference(old.get(k), new.get(k), f"{path}.{k}")]
+  return [] if old == new else [f"{path}: there {old!r}, now {new!r}"]
+
+
+def _lines(path: Path) -> list[str]:
+  """Complete lines; the last one of a killed process may be half written."""
+  if not path.exists():
+    return []
+  return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text())
+  except ValueError:
+    raise UserError(f"{path} cannot be read; delete it, or the folder it is in") from None
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+  _replace(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+  """Whole or not at all."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(text)
+  temporary.replace(path)

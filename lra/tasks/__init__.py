@@ -1,0 +1,16 @@
+"""The tasks of the Long Range Arena, by name. A task is one module here and one line below."""
+
+from lra.errors import UserError
+from lra.tasks import listops
+from lra.tasks.task import SPLITS, Examples, Prepared, Task
+
+TASKS = {task.name: task for task in (listops.TASK,)}
+
+__all__ = ["SPLITS", "TASKS", "Examples", "Prepared", "Task", "get"]
+
+
+def get(name: str) -> Task:
+  """The task of that name. Raises UserError naming those there are."""
+  if name not in TASKS:
+    raise UserError(f"unknown task {name!r}; config.task.name is one of {', '.join(sorted(TASKS))}")
+  return TASKS[name]

@@ -1,0 +1,65 @@
+"""The contract between a raw source and the store: what a task is and what it prepares. No JAX."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SPLITS = ("train", "validation", "test")
+
+
+class Examples(NamedTuple):
+  """One split as flat arrays: D documents end to end, and N examples that point into them.
+
+  An example is `streams` documents (one, or two for a paired task), so a document shared by many
+  pairs is stored once.
+  """
+
+  tokens: np.ndarray  # uint8 [total]; the model sees `token + task.id_offset`
+  offsets: np.ndarray  # int64 [D + 1]; document i is tokens[offsets[i]:offsets[i + 1]]
+  documents: np.ndarray  # int32 [N, streams]
+  labels: np.ndarray  # uint8 [N]
+
+
+class Prepared(NamedTuple):
+  """Every split of a task, and where it came from (JSON-able; ends up in the manifest)."""
+
+  splits: dict[str, Examples]  # keys: SPLITS
+  source: dict[str, Any]  # "origin" at least: "generated", "released files", "download", ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What the model, the store and the report need to know of a task.
+
+  prepare(*, raw_dir, cache_dir, report, **options) -> Prepared. `raw_dir` is the user's folder of
+  raw files or None; `cache_dir` is where downloads are kept; `report(text)` shows progress;
+  `options` are the task's own keys of the config. Raises UserError when no source can be had.
+  baselines(train, evaluated) -> accuracy in [0, 1] of each trivial predictor, fitted on `train`
+  and scored on `evaluated`.
+  """
+
+  name: str
+  vocab_size: int
+  num_classes: int
+  id_offset: int  # 1 where stored tokens start at 0 and id 0 has to stay free for padding
+  streams: int
+  longest: Callable[[Mapping[str, Any]], int]  # options -> the most tokens of a document
+  prepare: Callable[..., Prepared]
+  baselines: Callable[[Examples, Examples], dict[str, float]]
+
+
+def pack(documents: Iterable[bytes | np.ndarray], labels: Iterable[int]) -> Examples:
+  """Examples of one document each, in the order given."""
+  arrays = [np.frombuffer(d, np.uint8) if isinstance(d, bytes) else d for d in documents]
+  offsets = np.zeros(len(arrays) + 1, np.int64)
+  np.cumsum([len(a) for a in arrays], out=offsets[1:])
+  tokens = np.concatenate(arrays) if arrays else np.zeros(0, np.uint8)
+  index = np.arange(len(arrays), dtype=np.int32)[:, None]
+  return Examples(tokens, offsets, index, np.fromiter(labels, np.uint8, len(arrays)))
+
+
+def majority_baseline(train: Examples, evaluated: Examples) -> float:
+  """Accuracy of always answering the commonest label of `train`."""
+  return float(np.mean(evaluated.labels == np.bincount(train.labels).argmax()))

@@ -1,0 +1,156 @@
+"""What every kernel attention is made of: sum_j phi(q_i).phi(k_j) x_j in O(n d f) time.
+
+Layout in here is [b h n d]. A column of ones among the values x makes the normaliser a by-product.
+Features are scaled by powers of two (exact), so that no finite input can overflow a sum; `floor`
+says what an epsilon of the normaliser is worth in that scale.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+FEATURE_MAPS = {
+  "relu": jax.nn.relu,
+  "leaky_relu": jax.nn.leaky_relu,
+  "identity": lambda x: x,
+  "elu1": lambda x: jnp.where(x > 0, x + 1, jnp.exp(jnp.minimum(x, 0))),
+  "exp": jnp.exp,
+}
+
+
+class Features(NamedTuple):
+  """phi(q) and phi(k), their products known up to `scale`, a positive factor per query row."""
+
+  q: Float[Array, "b h n d"]
+  k: Float[Array, "b h m d"]
+  scale: Float[Array, "b h n 1"]
+
+
+class State(NamedTuple):
+  """What a causal kernel attention remembers of the past, whatever its length."""
+
+  sums: Float[Array, "b h d f"]  # over past keys: phi(k) x^T
+  count: Int[Array, ""]  # past tokens
+
+
+def features(
+  q: Float[Array, "b n h d"],
+  k: Float[Array, "b m h d"],
+  mask: Bool[Array, "b m"] | None,
+  feature_map: str,
+) -> Features:
+  """Bounded features, zero at masked keys. Raises KeyError for an unknown feature map."""
+  phi, dtype = FEATURE_MAPS[feature_map], sum_dtype(q)
+  q, k = (jnp.swapaxes(x, 1, 2) for x in (q, k))
+  keep = None if mask is None else mask[:, None, :, None]
+  shift = jnp.zeros((), dtype)
+  if feature_map == "exp":  # exp(x - c) = exp(x) exp(-c)
+    k = k if keep is None else jnp.where(keep, k, jnp.finfo(k.dtype).min)
+    shift_q, shift_k = lax.stop_gradient((q.max(-1, keepdims=True), k.max((2, 3), keepdims=True)))
+    q, k, shift = q - shift_q, k - shift_k, shift_q.astype(dtype) + shift_k.astype(dtype)
+  phi_q, phi_k = phi(q), phi(k)
+  if keep is not None:
+    phi_k = jnp.where(keep, phi_k, 0)
+  scale_q, scale_k = _power_of_two(phi_q, (-1,)), _power_of_two(phi_k, (2, 3))
+  mean = 2.0 ** -math.ceil(math.log2(k.shape[2] * k.shape[3]))
+  return Features(
+    phi_q * scale_q.astype(q.dtype),
+    phi_k * scale_k.astype(k.dtype) * mean,
+    scale_q * scale_k * mean * jnp.exp(-jnp.clip(shift, -80, 80)),
+  )
+
+
+def sums(
+  phi: Features, x: Float[Array, "b h m f"], *, causal: bool, chunk: int
+) -> Float[Array, "b h n f"]:
+  """sum_j phi(q_i).phi(k_j) x_j over all j, or over j <= i when causal."""
+  dtype = sum_dtype(x)
+  if not causal:
+    total = jnp.einsum("bhmd,bhmf->bhdf", phi.k, x, preferred_element_type=dtype)
+    return jnp.einsum("bhnd,bhdf->bhnf", phi.q.astype(dtype), total)
+  n, m = phi.q.shape[2], x.shape[2]
+  chunk = min(chunk, max(n, m))
+  chunks = -(-max(n, m) // chunk)
+
+  def split(y: Array) -> Array:  # [b h n f] -> [chunks b h chunk f]
+    y = jnp.pad(y, ((0, 0), (0, 0), (0, chunks * chunk - y.shape[2]), (0, 0)))
+    return jnp.moveaxis(y.reshape(*y.shape[:2], chunks, chunk, y.shape[3]), 2, 0)
+
+  @jax.checkpoint
+  def body(total: Array, block: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    q, k, x = block
+    inside = jnp.tril(jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=dtype))
+    out = jnp.einsum("bhnm,bhmf->bhnf", inside, x.astype(dtype))
+    out += jnp.einsum("bhnd,bhdf->bhnf", q.astype(dtype), total)
+    return total + jnp.einsum("bhmd,bhmf->bhdf", k, x, preferred_element_type=dtype), out
+
+  start = jnp.zeros((*x.shape[:2], phi.k.shape[3], x.shape[3]), dtype)
+  _, out = lax.scan(body, start, (split(phi.q), split(phi.k), split(x)))
+  return jnp.moveaxis(out, 0, 2).reshape(*x.shape[:2], chunks * chunk, -1)[:, :, :n]
+
+
+def scores(
+  q: Float[Array, "b n h d"],
+  k: Float[Array, "b m h d"],
+  mask: Bool[Array, "b m"] | None,
+  causal: bool,
+  feature_map: str,
+) -> Float[Array, "b h n m"]:
+  """The dense matrix phi(q).phi(k), zero where a query may not look."""
+  phi = FEATURE_MAPS[feature_map]
+  dense = jnp.einsum("bnhd,bmhd->bhnm", phi(q), phi(k), preferred_element_type=sum_dtype(q))
+  return jnp.where(visible(q.shape[1], k.shape[1], mask, causal), dense, 0)
+
+
+def visible(
+  n: int, m: int, mask: Bool[Array, "b m"] | None, causal: bool
+) -> Bool[Array, "#b 1 n m"]:
+  """Which keys each query may look at: real ones, and when causal only those at j <= i."""
+  see = jnp.tril(jnp.ones((n, m), bool)) if causal else jnp.ones((n, m), bool)
+  return see[None, None] if mask is None else see[None, None] & mask[:, None, None, :]
+
+
+def init_state(b: int, h: int, d: int, f: int, dtype: jnp.dtype) -> State:
+  """The state before the first token."""
+  return State(jnp.zeros((b, h, d, f), dtype), jnp.zeros((), jnp.int32))
+
+
+def step(
+  state: State,
+  q: Float[Array, "b h d"],
+  k: Float[Array, "b h d"],
+  x: Float[Array, "b h f"],
+  feature_map: str,
+) -> tuple[State, Float[Array, "b h f"]]:
+  """Adds one key, then sums for one query: `sums` with causal=True, a token at a time."""
+  phi, dtype = FEATURE_MAPS[feature_map], state.sums.dtype
+  total = state.sums + jnp.einsum("bhd,bhf->bhdf", phi(k).astype(dtype), x.astype(dtype))
+  out = jnp.einsum("bhd,bhdf->bhf", phi(q).astype(dtype), total)
+  return State(total, state.count + 1), out
+
+
+def with_ones(v: Float[Array, "*s e"]) -> Float[Array, "*s e+1"]:
+  """v with a last column of ones."""
+  return jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
+
+
+def floor(phi: Features, epsilon: float) -> Float[Array, "b h n 1"]:
+  """An epsilon of the true normaliser in the scale of `phi`, never zero."""
+  return jnp.maximum(epsilon * phi.scale, jnp.finfo(phi.scale.dtype).tiny)
+
+
+def sum_dtype(x: Float[Array, "..."]) -> jnp.dtype:
+  """The dtype that sums over x are taken in: float32, or float64 for float64."""
+  return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _power_of_two(x: Array, axes: tuple[int, ...]) -> Array:
+  """A power of two that brings max |x| over `axes` to at most about 1; never above 1."""
+  dtype = sum_dtype(x)
+  peak = lax.stop_gradient(jnp.abs(x)).max(axes, keepdims=True).astype(dtype)
+  _, exponent = jnp.frexp(peak)
+  return jnp.ldexp(jnp.ones_like(peak), -jnp.clip(exponent, 0, -jnp.finfo(dtype).minexp))

@@ -1,0 +1,143 @@
+"""The pre-LN encoder of the Long Range Arena (Tay et al., 2021, arXiv 2011.04006), to the letter.
+
+Embedding (unscaled) -> optional CLS vector in front -> positions -> blocks of
+x + attention(LN(x)), x + MLP(LN(x)) -> LN. Residual stream [tokens, width], see attention/layer.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from models.attention.layer import SelfAttention
+
+POSITIONS = ("sinusoidal", "learned", "row_column", "none")
+
+
+class Mlp(nn.Module):
+  """Dense -> GELU (tanh form) -> Dense, dropout after both."""
+
+  mlp_dim: int
+  dropout: float
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "t w"], *, train: bool) -> Float[Array, "t w"]:
+    init = {
+      "kernel_init": nn.initializers.xavier_uniform(),
+      "bias_init": nn.initializers.normal(1e-6),
+    }
+    drop = nn.Dropout(self.dropout, deterministic=not train)
+    h = drop(nn.gelu(nn.Dense(self.mlp_dim, dtype=self.dtype, name="up", **init)(x)))
+    return drop(nn.Dense(x.shape[-1], dtype=self.dtype, name="down", **init)(h))
+
+
+class Block(nn.Module):
+  """x + attention(LN(x)), then x + MLP(LN(x))."""
+
+  attention: str
+  attention_options: Mapping[str, Any]
+  num_heads: int
+  qkv_dim: int
+  mlp_dim: int
+  dropout: float
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b*n w"], mask: Bool[Array, "b n"], *, train: bool
+  ) -> Float[Array, "b*n w"]:
+    attention = SelfAttention(
+      self.attention,
+      self.num_heads,
+      self.qkv_dim,
+      self.attention_options,
+      dtype=self.dtype,
+      name="attention",
+    )
+    h = attention(nn.LayerNorm(dtype=self.dtype, name="norm1")(x), mask, train=train)
+    x += nn.Dropout(self.dropout, deterministic=not train)(h)
+    mlp = Mlp(self.mlp_dim, self.dropout, self.dtype, name="mlp")
+    return x + mlp(nn.LayerNorm(dtype=self.dtype, name="norm2")(x), train=train)
+
+
+class Encoder(nn.Module):
+  """Token ids to one vector per position."""
+
+  vocab_size: int
+  max_length: int  # longest input, CLS not counted: the size of learned positions
+  attention: str
+  attention_options: Mapping[str, Any]
+  num_layers: int
+  num_heads: int
+  emb_dim: int
+  qkv_dim: int
+  mlp_dim: int
+  dropout: float
+  positions: str
+  cls: bool
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, ids: Int[Array, "b n"], mask: Bool[Array, "b n"], *, train: bool
+  ) -> tuple[Float[Array, "b l w"], Bool[Array, "b l"]]:
+    """Vectors and mask; l = n, or n + 1 with the CLS position in front (masked as token 0 is)."""
+    embed = nn.Embed(
+      *(self.vocab_size, self.emb_dim),
+      dtype=self.dtype,
+      embedding_init=nn.initializers.normal(1.0),
+      name="embed",
+    )
+    x = embed(ids)
+    if self.cls:
+      cls = self.param("cls", nn.initializers.zeros, (self.emb_dim,)).astype(self.dtype)
+      x = jnp.concatenate([jnp.broadcast_to(cls, (len(x), 1, self.emb_dim)), x], axis=1)
+      mask = jnp.concatenate([mask[:, :1], mask], axis=1)
+    b, n, w = x.shape
+    x = (x + self._positions(n).astype(self.dtype)).reshape(b * n, w)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    for i in range(self.num_layers):
+      block = Block(
+        self.attention,
+        self.attention_options,
+        self.num_heads,
+        self.qkv_dim,
+        self.mlp_dim,
+        self.dropout,
+        self.dtype,
+        name=f"block{i}",
+      )
+      x = block(x, mask, train=train)
+    x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+    return x.reshape(b, n, w), mask
+
+  def _positions(self, n: int) -> Float[Array, "n w"]:
+    """Raises ValueError for an unknown kind, or for row_column on a length that is no square."""
+    length, init = self.max_length + self.cls, nn.initializers.normal(0.02)
+    if self.positions == "none":
+      return jnp.zeros((n, self.emb_dim))
+    if self.positions == "sinusoidal":
+      return jnp.asarray(sinusoids(n, self.emb_dim))
+    if self.positions == "learned":
+      return self.param("positions", init, (length, self.emb_dim))[:n]
+    if self.positions == "row_column":
+      side = round(self.max_length**0.5)
+      if side * side != self.max_length or n != length:
+        raise ValueError(f"row_column positions need a square image, not {self.max_length} tokens")
+      row = self.param("rows", init, (side, 1, self.emb_dim))
+      column = self.param("columns", init, (1, side, self.emb_dim))
+      grid = (row + column).reshape(-1, self.emb_dim)
+      return jnp.pad(grid, ((self.cls, 0), (0, 0)))
+    raise ValueError(f"unknown positions {self.positions!r}; there are {', '.join(POSITIONS)}")
+
+
+def sinusoids(n: int, w: int) -> Float[np.ndarray, "n w"]:
+  """Fixed positions: even channels sin, odd channels cos, wavelengths 2 pi to 10000 (2 pi)."""
+  angle = np.arange(n)[:, None] * np.exp(np.arange(0, w, 2) * (-np.log(10000.0) / w))
+  table = np.zeros((n, w), np.float32)
+  table[:, 0::2], table[:, 1::2] = np.sin(angle), np.cos(angle)[:, : w // 2]
+  return table

@@ -1,0 +1,191 @@
+"""Trains one model on one task and ends with one test number.
+
+    python train.py --config configs/lra/listops_cosformer.py            the recipe
+    python train.py --config configs/lra/listops_cosformer.py:quick      minutes on a laptop
+    python train.py --config ... --config.model.attention=linear --config.seed=1
+
+The same command resumes an interrupted run, bit for bit, and shows the result of a finished one.
+"""
+
+import collections
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from lra import batches, checkpoint, command, devices, optim, records, results, step, store, tasks
+from lra.errors import UserError
+from lra.evaluation import Evaluator
+from lra.progress import Clock, Progress
+
+FLAGS = command.define_flags()
+
+
+def train(
+  config: ConfigDict,
+  workdir: Path,
+  *,
+  data_dir: Path,
+  raw_dir: Path | None,
+  stop: command.StopRequest,
+) -> dict | None:
+  """Runs or resumes `config` in `workdir`; the result, or None if `stop` came first."""
+  clock, progress = Clock(), Progress()
+
+  # What the config asks for: its mistakes show before anything is written.
+  task = tasks.get(config.task.name)
+  options = {key: value for key, value in config.task.items() if key != "name"}
+  longest = task.longest(options)
+  mesh = devices.data_mesh()
+  command.check_training(config, mesh.size)
+  model = command.build_model(config, task, longest)
+  optimizer, schedule = optim.make(config.optim, config.train.steps)
+  init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+  everywhere = devices.replicated(mesh)
+  state = step.init(model, optimizer, init_key, task.streams, everywhere)
+  run = records.Run(workdir, config.to_dict())
+  if run.result is not None:
+    progress.line(results.summary(run.result, workdir) + "\n(finished before: nothing was run)")
+    return run.result
+
+  # Data: prepared once, verified, resident where its batches are made.
+  data = store.open_store(task, options, data_dir=data_dir, raw_dir=raw_dir, report=progress.live)
+  limit = min(config.data.device_gigabytes * 1e9, 2**31 - longest)  # int32 addresses
+  splits = {
+    name: batches.Split(
+      examples, task.id_offset, longest, mesh, on_device=examples.tokens.nbytes <= limit
+    )
+    for name, examples in data.splits.items()
+  }
+  lengths = splits["train"].lengths
+  buckets = batches.choose_buckets(
+    lengths,
+    longest,
+    count=config.data.buckets if config.data.bucketing else 1,
+    multiple=config.data.bucket_multiple,
+  )
+  plan = batches.TrainPlan(
+    lengths,
+    buckets,
+    batch_size=config.train.batch_size,
+    run=config.train.steps_per_dispatch,
+    seed=config.seed,
+  )
+  advance = step.Trainer(
+    model,
+    optimizer,
+    splits["train"],
+    key=dropout_key,
+    run=config.train.steps_per_dispatch,
+    sharding=everywhere,
+    clock=clock,
+  )
+  validate, test = (
+    Evaluator(model, splits[name], buckets, config.train.eval_batch_size)
+    for name in ("validation", "test")
+  )
+
+  # Where an earlier session stopped.
+  checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
+  best, seconds_before = step.Best.of(state, -1.0), 0.0
+  if checkpoints.latest is not None:
+    saved = checkpoints.load({"state": state, "best": best, "seconds": jnp.zeros(())})
+    state, best, seconds_before = saved["state"], saved["best"], float(saved["seconds"])
+  else:
+    progress.line(parameter_overview.get_parameter_overview(state.params, include_stats=False))
+  t = int(state.step)
+  run.start(t)
+  progress.line(results.opening(config, model, state, data, buckets, workdir))
+
+  def check_finite() -> None:
+    if (bad := int(state.window.first_bad)) >= 0:
+      raise UserError(
+        f"the loss is not finite at step {bad:,} (steps {logged:,} to {t:,}); lower "
+        "config.optim.learning_rate or set config.optim.clip_norm and start a new run; "
+        f"the last good checkpoint is that of step {checkpoints.latest or 0:,} in {workdir}"
+      )
+
+  def save() -> None:
+    check_finite()
+    seconds = jnp.float32(seconds_before + clock.total)
+    checkpoints.save(t, {"state": state, "best": best, "seconds": seconds})
+
+  # The loop. The order of log, evaluate, save, stop is what makes resuming exact.
+  new_window = jax.jit(step.Window.empty, out_shardings=everywhere)
+  in_flight, logged, begin, last_save = collections.deque(), t, t, clock.total
+  clock.lap()
+  while t < config.train.steps and stop.reason is None:
+    next_log, next_eval = (
+      min(t - t % every + every, config.train.steps)
+      for every in (config.train.log_every, config.train.eval_every)
+    )
+    dispatch = plan.dispatch(t, min(next_log, next_eval) - t)
+    state, done = advance(state, dispatch)
+    t += len(dispatch.examples)
+    in_flight.append(done)
+    if len(in_flight) > 2:  # the host is never far ahead, so that a clock or a signal acts soon
+      in_flight.popleft().block_until_ready()
+
+    if t == next_log:
+      check_finite()
+      values = step.report(state.window, schedule(t - 1), clock.lap())
+      run.log(t, values)
+      progress.live(results.progress_line(t, config.train.steps, begin, values, clock))
+      state = state.replace(window=new_window())
+      logged = t
+    if t == next_eval:
+      with clock.pause("evaluation"):
+        check_finite()
+        measured = validate(state.params)
+        run.log(t, {f"validation/{name}": value for name, value in measured.items()})
+        if config.train.select == "last" or measured["accuracy"] > float(best.accuracy):
+          best = step.Best.of(state, measured["accuracy"])
+      progress.line(results.evaluation_line(t, measured, best))
+    if t == next_eval or clock.total - last_save > config.train.checkpoint_seconds:
+      with clock.pause("checkpoints"):
+        save()
+      last_save = clock.total
+
+  if t < config.train.steps:
+    save()
+    progress.line(f"stopped after step {t:,} ({stop.reason}); the same command continues")
+    run.close()
+    return None
+
+  # The test set is read here, once.
+  result = results.make(
+    config,
+    state,
+    data,
+    test=test(best.params) | {"examples": len(splits["test"].lengths)},
+    best=best,
+    baselines=task.baselines(data.splits["train"], data.splits["test"]),
+    rates=run.rates(),
+    clock=clock,
+    seconds=seconds_before + clock.total,
+  )
+  run.finish(result)
+  progress.line(results.summary(result, workdir))
+  return result
+
+
+def main() -> int:
+  """Parses the command line and trains; the exit code."""
+  command.parse(FLAGS, sys.argv)
+  workdir = Path(FLAGS.workdir) if FLAGS.workdir else command.default_workdir(FLAGS)
+  stop = command.StopRequest(FLAGS.max_seconds)
+  train(
+    FLAGS.config,
+    workdir,
+    data_dir=Path(FLAGS.data_dir).expanduser() if FLAGS.data_dir else command.default_data_dir(),
+    raw_dir=Path(FLAGS.raw_dir).expanduser() if FLAGS.raw_dir else None,
+    stop=stop,
+  )
+  return stop.exit_code
+
+
+if __name__ == "__main__":
+  command.run_main(main)
