@@ -3,9 +3,19 @@
 Any key can be set on the command line: --config.model.attention=linear --config.train.steps=100.
 """
 
+from collections.abc import Callable
+
 from ml_collections import ConfigDict, config_dict
 
 # The keys of `config.task` that are the data's own. A change of one makes (or finds) other data.
+_PATHFINDER = {
+  "difficulty": "hard",  # easy, intermediate, hard: contours of 6, 9, 14 dashes
+  "train": 160_000,  # images generated (of a release: shares of what it has)
+  "validation": 20_000,
+  "test": 20_000,
+  "seed": 0,  # of the generator and of the split
+  "lra_quirks": True,  # the published generator's restriction of where contours start
+}
 TASKS = {
   "listops": {
     "min_length": 500,  # tokens of an expression, exclusive
@@ -17,6 +27,20 @@ TASKS = {
     "test": 2_000,
     "seed": 0,  # of the generator
   },
+  "text": {
+    "max_length": 4096,  # bytes; the rest of a review is cut off
+    "validation_examples": 2500,  # taken from train; 0: validation = test, as published
+    "seed": 0,  # of that choice
+  },
+  "retrieval": {
+    "max_length": 4000,  # bytes of a document
+    "seed": 0,  # of pairs and splits, where they are rebuilt from a citation corpus
+  },
+  "image": {
+    "validation_examples": 5000,  # the last ones of train
+  },
+  "pathfinder": _PATHFINDER | {"resolution": 32},
+  "pathx": _PATHFINDER | {"resolution": 128},
 }
 
 
@@ -86,6 +110,30 @@ def base(task: str, attention: str) -> ConfigDict:
   )
 
 
-def unknown_preset(preset: str, known: tuple[str, ...]) -> ValueError:
-  """What get_config raises for a preset that is not there."""
-  return ValueError(f"unknown preset {preset!r}; there are {', '.join(known)}")
+def recipe(
+  task: str, attention: str, preset: str, presets: dict[str, Callable[[ConfigDict], None]]
+) -> ConfigDict:
+  """The base config with a preset applied. Raises ValueError for an unknown preset."""
+  if preset not in presets:
+    raise ValueError(f"unknown preset {preset!r}; there are {', '.join(presets)}")
+  config = base(task, attention)
+  presets[preset](config)
+  return config
+
+
+def published(config: ConfigDict, *, attention_dropout: float = 0.1) -> None:
+  """What google-research/long-range-arena does on every task, padding semantics included."""
+  config.model.attention_options.lra_padding = True
+  if config.model.attention == "softmax":
+    config.model.attention_options.dropout = attention_dropout
+  config.optim.update(schedule="lra_rsqrt", learning_rate=0.05, decay="all", clip_norm=0.0)
+  config.train.select = "last"
+  config.data.bucketing = False
+
+
+def small(config: ConfigDict) -> None:
+  """The shell of Nystromformer (arXiv 2102.03902) and Skyformer: 2 layers, width 64, 2 heads."""
+  config.model.update(num_layers=2, num_heads=2, emb_dim=64, qkv_dim=64, mlp_dim=128, dropout=0.1)
+  config.model.update(positions="learned", cls=False, pooling="masked_mean")
+  config.optim.update(schedule="linear", learning_rate=1e-4, weight_decay=0.0, clip_norm=0.0)
+  config.optim.update(beta2=0.999, eps=1e-8)

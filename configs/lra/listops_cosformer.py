@@ -1,4 +1,4 @@
-"""ListOps with cosformer attention; presets and results in listops.py."""
+"""ListOps with cosformer attention; presets in listops.py."""
 
 from configs.lra import listops
 

@@ -1,4 +1,4 @@
-"""ListOps with linear attention; presets and results in listops.py."""
+"""ListOps with linear attention; presets in listops.py."""
 
 from configs.lra import listops
 

@@ -1,4 +1,4 @@
-"""ListOps with softmax attention; presets and results in listops.py."""
+"""ListOps with softmax attention; presets in listops.py."""
 
 from configs.lra import listops
 

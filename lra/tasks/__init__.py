@@ -1,10 +1,17 @@
 """The tasks of the Long Range Arena, by name. A task is one module here and one line below."""
 
 from lra.errors import UserError
-from lra.tasks import listops
+from lra.tasks import image, listops, pathfinder, retrieval, text
 from lra.tasks.task import SPLITS, Examples, Prepared, Task
 
-TASKS = {task.name: task for task in (listops.TASK,)}
+TASKS = {
+  "listops": listops.TASK,
+  "text": text.TASK,
+  "retrieval": retrieval.TASK,
+  "image": image.TASK,
+  "pathfinder": pathfinder.TASK,
+  "pathx": pathfinder.PATHX,
+}
 
 __all__ = ["SPLITS", "TASKS", "Examples", "Prepared", "Task", "get"]
 

@@ -189,6 +189,7 @@ TASK = Task(
   num_classes=10,
   id_offset=0,
   streams=1,
+  longest=lambda options: 1024,
   prepare=prepare,
   baselines=baselines,
 )

@@ -229,6 +229,7 @@ TASK = Task(
   num_classes=2,
   id_offset=1,
   streams=2,
+  longest=lambda options: options["max_length"],
   prepare=prepare,
   baselines=baselines,
 )

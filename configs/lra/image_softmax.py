@@ -1,0 +1,7 @@
+"""Image with softmax attention; presets in image.py."""
+
+from configs.lra import image
+
+
+def get_config(preset: str = "default"):
+  return image.make("softmax", preset)

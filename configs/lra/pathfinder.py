@@ -1,0 +1,50 @@
+"""Pathfinder: are the two dots joined by a dashed curve? 2 classes, 1,024 pixels.
+
+python train.py --config configs/lra/pathfinder_cosformer.py[:official|:small|:quick]
+"""
+
+from ml_collections import ConfigDict
+
+from configs.lra.base import published, recipe, small
+
+
+def _default(config: ConfigDict) -> None:
+  config.model.update(num_layers=4, num_heads=4, emb_dim=64, qkv_dim=64, mlp_dim=64, dropout=0.1)
+  config.model.update(positions="row_column", cls=False, pooling="masked_mean")
+  config.optim.update(learning_rate=1e-3, warmup_steps=3000, weight_decay=0.01)
+  config.train.update(steps=62_400, batch_size=256, eval_batch_size=500, eval_every=1248)
+
+
+def _official(config: ConfigDict) -> None:
+  published(config)
+  if config.model.attention == "softmax":  # the published configs differ by mechanism
+    config.model.update(num_layers=4, num_heads=4, emb_dim=32, qkv_dim=16, mlp_dim=32)
+  else:
+    config.model.update(num_layers=1, num_heads=2, emb_dim=128, qkv_dim=64, mlp_dim=128)
+  config.model.update(dropout=0.2, cls=False, pooling="mean", zero_is_padding=True)
+  config.optim.update(schedule="lra_cosine", learning_rate=1e-3, warmup_steps=312)
+  config.optim.update(cycle_steps=62_400, weight_decay=0.0)
+  config.train.update(steps=62_400, batch_size=512, eval_batch_size=500, eval_every=312)
+
+
+def _small(config: ConfigDict) -> None:
+  small(config)
+  config.optim.warmup_steps = 312
+  config.train.update(steps=62_400, batch_size=256, eval_batch_size=500, eval_every=1248)
+
+
+def _quick(config: ConfigDict) -> None:
+  """Easy images, fewer of them: whether a run leaves 50 % on a laptop is a matter of luck."""
+  config.task.update(difficulty="easy", train=40_000, validation=2000, test=2000)
+  config.model.update(num_layers=2, num_heads=4, emb_dim=64, qkv_dim=64, mlp_dim=64, dropout=0.0)
+  config.model.update(positions="row_column", cls=False, pooling="masked_mean")
+  config.optim.update(learning_rate=2e-3, warmup_steps=500, weight_decay=0.01)
+  config.train.update(steps=3000, batch_size=32, eval_batch_size=100, eval_every=500)
+
+
+PRESETS = {"default": _default, "official": _official, "small": _small, "quick": _quick}
+
+
+def make(attention: str, preset: str) -> ConfigDict:
+  """The config of a preset."""
+  return recipe("pathfinder", attention, preset, PRESETS)

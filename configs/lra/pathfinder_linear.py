@@ -1,0 +1,7 @@
+"""Pathfinder with linear attention; presets in pathfinder.py."""
+
+from configs.lra import pathfinder
+
+
+def get_config(preset: str = "default"):
+  return pathfinder.make("linear", preset)

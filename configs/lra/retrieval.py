@@ -1,0 +1,47 @@
+"""Retrieval: does one paper cite the other? 2 classes, two documents of up to 4,000 bytes.
+
+python train.py --config configs/lra/retrieval_cosformer.py[:official|:small|:quick]
+"""
+
+from ml_collections import ConfigDict
+
+from configs.lra.base import published, recipe, small
+
+
+def _default(config: ConfigDict) -> None:
+  config.model.update(num_heads=4, emb_dim=128, qkv_dim=128, mlp_dim=512)
+  config.model.update(cls=False, pooling="masked_mean")
+  config.optim.update(learning_rate=5e-4, warmup_steps=800, weight_decay=0.01)
+  config.train.update(steps=30_000, batch_size=32, eval_every=1000)
+
+
+def _official(config: ConfigDict) -> None:
+  published(config)
+  config.model.update(num_heads=4, emb_dim=128, qkv_dim=128, mlp_dim=512)
+  config.model.update(cls=False, interaction="concat")
+  config.optim.warmup_steps = 8000
+  config.train.update(steps=5000, batch_size=32, eval_every=100)
+
+
+def _small(config: ConfigDict) -> None:
+  small(config)
+  config.optim.warmup_steps = 800
+  config.train.update(steps=30_000, batch_size=32, eval_every=1000)
+
+
+def _quick(config: ConfigDict) -> None:
+  """The first half kilobyte of a paper: title and abstract."""
+  config.task.max_length = 512
+  config.model.update(num_layers=1, num_heads=4, emb_dim=64, qkv_dim=64, mlp_dim=128, dropout=0.0)
+  config.model.update(cls=False, pooling="masked_mean")
+  config.optim.update(learning_rate=2e-3, warmup_steps=200, weight_decay=0.01)
+  config.train.update(steps=2500, batch_size=32, eval_every=500, eval_batch_size=128)
+  config.data.update(buckets=1)
+
+
+PRESETS = {"default": _default, "official": _official, "small": _small, "quick": _quick}
+
+
+def make(attention: str, preset: str) -> ConfigDict:
+  """The config of a preset."""
+  return recipe("retrieval", attention, preset, PRESETS)

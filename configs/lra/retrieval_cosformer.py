@@ -1,0 +1,7 @@
+"""Retrieval with cosformer attention; presets in retrieval.py."""
+
+from configs.lra import retrieval
+
+
+def get_config(preset: str = "default"):
+  return retrieval.make("cosformer", preset)

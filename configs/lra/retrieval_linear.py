@@ -1,0 +1,7 @@
+"""Retrieval with linear attention; presets in retrieval.py."""
+
+from configs.lra import retrieval
+
+
+def get_config(preset: str = "default"):
+  return retrieval.make("linear", preset)

@@ -1,0 +1,47 @@
+"""Text: sentiment of IMDB reviews, byte by byte; 2 classes, up to 4,096 bytes.
+
+python train.py --config configs/lra/text_cosformer.py[:official|:small|:quick]
+"""
+
+from ml_collections import ConfigDict
+
+from configs.lra.base import published, recipe, small
+
+
+def _default(config: ConfigDict) -> None:
+  config.model.update(num_heads=4, emb_dim=256, qkv_dim=256, mlp_dim=1024)
+  config.model.update(cls=False, pooling="masked_mean")
+  config.optim.update(learning_rate=3e-4, warmup_steps=1000, weight_decay=0.05)
+  config.train.update(steps=20_000, batch_size=32, eval_every=500)
+
+
+def _official(config: ConfigDict) -> None:
+  published(config)
+  config.task.update(max_length=1000, validation_examples=0)
+  config.model.update(num_heads=4, emb_dim=256, qkv_dim=256, mlp_dim=1024)
+  config.optim.warmup_steps = 8000
+  config.train.update(steps=20_000, batch_size=32, eval_every=100)
+
+
+def _small(config: ConfigDict) -> None:
+  small(config)
+  config.optim.warmup_steps = 8000
+  config.train.update(steps=20_000, batch_size=32, eval_every=500)
+
+
+def _quick(config: ConfigDict) -> None:
+  """The first kilobyte of a review."""
+  config.task.max_length = 1024
+  config.model.update(num_layers=1, num_heads=4, emb_dim=64, qkv_dim=64, mlp_dim=128, dropout=0.1)
+  config.model.update(cls=False, pooling="masked_mean")
+  config.optim.update(learning_rate=2e-3, warmup_steps=200, weight_decay=0.05)
+  config.train.update(steps=2500, batch_size=32, eval_every=500)
+  config.data.update(buckets=3)
+
+
+PRESETS = {"default": _default, "official": _official, "small": _small, "quick": _quick}
+
+
+def make(attention: str, preset: str) -> ConfigDict:
+  """The config of a preset."""
+  return recipe("text", attention, preset, PRESETS)

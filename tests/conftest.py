@@ -1,0 +1,18 @@
+"""Eight virtual CPU devices for every test, float64 for those that ask for it."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # JAX_PLATFORMS=cuda pytest -m gpu
+os.environ["XLA_FLAGS"] = " ".join(
+  [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture
+def x64():
+  """float64 in JAX for the length of a test."""
+  with jax.enable_x64(True):
+    yield
