@@ -19,50 +19,67 @@ from lra.tasks import Task
 from models import heads
 
 
-def define_flags() -> flags.FlagValues:
-  """Flags of train.py."""
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagValues:
+  """Adds the flags of train.py to `values`."""
   config_flags.DEFINE_config_file(
     "config",
     None,
     "Recipe, optionally with a preset: configs/lra/listops_cosformer.py:quick. Any key of it can be "
     "set, too: --config.model.attention=linear (configs/lra/base.py has them all).",
     lock_config=True,
+    flag_values=values,
   )
   flags.DEFINE_string(
     "workdir",
     None,
     "Folder of the run. Default: runs/ and a name made of recipe, preset, overrides and seed, so "
     "that the same command resumes.",
+    flag_values=values,
   )
   flags.DEFINE_string(
     "data_dir",
     os.environ.get("LRA_DATA_DIR"),
     "Folder of prepared data. Default: $LRA_DATA_DIR, or lra in the user's cache folder.",
+    flag_values=values,
   )
   flags.DEFINE_string(
     "raw_dir",
     os.environ.get("LRA_RAW_DIR"),
     "Folder of your own raw data (archives as published, or unpacked). Default: $LRA_RAW_DIR.",
+    flag_values=values,
   )
   flags.DEFINE_float(
     "max_seconds",
     None,
     "Stop cleanly after so many seconds, with a checkpoint to continue from.",
     lower_bound=0,
+    flag_values=values,
   )
-  return flags.FLAGS
+  return values
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> None:
-  """Parses argv. Raises UserError for any mistake in it."""
+  """Parses argv; --help prints the flags and exits. Raises UserError for any mistake in it."""
+  if {"--help", "-h"} & set(argv[1:]):
+    print(sys.modules["__main__"].__doc__, values.module_help(__name__), sep="\n")
+    sys.exit(0)
   try:
     rest = values(argv)
+    missing = values["config"].value is None
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    raise UserError(" ".join(str(error).split())) from error
-  if values["config"].value is None and not values.help:
+    raise UserError(f"{_cause(error)}; see --help, and configs/lra/base.py for the keys") from error
+  if missing:
     raise UserError("no --config; try --config configs/lra/listops_cosformer.py:quick")
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
+
+
+def _cause(error: Exception) -> str:
+  """What absl and ml_collections mean, in one line."""
+  text = str(error.args[0])
+  if "Traceback" in text:  # of a config file that raised
+    text = f"{text.partition(':')[0]}: {text.splitlines()[-1].partition(': ')[2]}"
+  return " ".join(text.split()).rstrip(".")
 
 
 def default_workdir(values: flags.FlagValues) -> Path:

@@ -9,32 +9,29 @@ from typing import TextIO
 
 
 class Progress:
-  """Prints to `stream`; a live line is overwritten by the next, a plain one stays."""
+  """Prints to `stream`: a live line is overwritten by the next one, or, where the stream is no
+  terminal, printed at most every ten seconds; a plain line stays."""
 
   def __init__(self, stream: TextIO = sys.stdout) -> None:
-    self._stream = stream
-    self._live = stream.isatty()
-    self._pending = 0  # characters of the live line on the screen
+    self._stream, self._live = stream, stream.isatty()
+    self._shown = 0  # characters of the live line on the screen
     self._last = float("-inf")
 
-  def live(self, text: str, *, every: float = 0.0) -> None:
-    """A line that the next one replaces; dropped within `every` seconds of the last one."""
-    now = time.monotonic()
-    if now - self._last < every:
-      return
-    self._last = now
+  def live(self, text: str) -> None:
+    """What is going on now."""
     if self._live:
-      self._stream.write("\r" + text.ljust(self._pending))
-      self._pending = len(text)
+      self._stream.write("\r" + text.ljust(self._shown))
       self._stream.flush()
-    else:
+      self._shown = len(text)
+    elif time.monotonic() - self._last >= 10:
+      self._last = time.monotonic()
       print(text, file=self._stream, flush=True)
 
   def line(self, text: str) -> None:
-    """A line that stays."""
-    if self._pending:
-      self._stream.write("\r" + " " * self._pending + "\r")
-      self._pending = 0
+    """What has happened."""
+    if self._shown:
+      self._stream.write("\r" + " " * self._shown + "\r")
+      self._shown = 0
     print(text, file=self._stream, flush=True)
 
 

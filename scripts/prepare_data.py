@@ -1,0 +1,65 @@
+"""Prepares the data of tasks ahead of time; train.py does the same on first use.
+
+    scripts/run scripts/prepare_data.py                       all five tasks (not Path-X)
+    scripts/run scripts/prepare_data.py listops pathx         what is named
+    scripts/run scripts/prepare_data.py text --preset quick   for a preset
+
+Sources, in this order: what is prepared already, your own raw files (--raw_dir), a download, a
+generator where the task has one.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from lra import command, store, tasks  # noqa: E402
+from lra.errors import UserError  # noqa: E402
+from lra.progress import Progress, duration  # noqa: E402
+
+DEFAULT = ("listops", "text", "retrieval", "image", "pathfinder")
+
+
+def main() -> int:
+  """Prepares every task named, however many fail; the number that failed is the exit code."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("task", nargs="*", help=f"of {', '.join(tasks.TASKS)}")
+  parser.add_argument("--preset", default="default", help="of the task's config file")
+  parser.add_argument("--data_dir", default=os.environ.get("LRA_DATA_DIR"))
+  parser.add_argument("--raw_dir", default=os.environ.get("LRA_RAW_DIR"))
+  args = parser.parse_args()
+  data_dir = Path(args.data_dir).expanduser() if args.data_dir else command.default_data_dir()
+  raw_dir = Path(args.raw_dir).expanduser() if args.raw_dir else None
+  progress, failed = Progress(), 0
+  for name in args.task or DEFAULT:
+    begin = time.monotonic()
+    try:
+      task = tasks.get(name)
+      try:
+        recipe = importlib.import_module(f"configs.lra.{name}").make("softmax", args.preset)
+      except ValueError as error:
+        raise UserError(str(error)) from None
+      options = {key: value for key, value in recipe.task.items() if key != "name"}
+      data = store.open_store(
+        task, options, data_dir=data_dir, raw_dir=raw_dir, report=progress.live
+      )
+    except UserError as error:
+      progress.line(f"error: {error}")
+      failed += 1
+      continue
+    sizes = " / ".join(f"{len(data.splits[split].labels):,}" for split in tasks.SPLITS)
+    progress.line(
+      f"{name}: {sizes} examples, {data.manifest['source']['origin']}, in {data.path} "
+      f"({duration(time.monotonic() - begin)})"
+    )
+  return failed
+
+
+if __name__ == "__main__":
+  sys.exit(main())
