@@ -31,9 +31,10 @@ def train(
   data_dir: Path,
   raw_dir: Path | None,
   stop: command.StopRequest,
+  clock: Clock | None = None,
 ) -> dict | None:
   """Runs or resumes `config` in `workdir`; the result, or None if `stop` came first."""
-  clock, progress = Clock(), Progress()
+  clock, progress = clock or Clock(), Progress()
 
   # What the config asks for: its mistakes show before anything is written.
   task = tasks.get(config.task.name)
@@ -43,10 +44,11 @@ def train(
   command.check_training(config, mesh.size)
   model = command.build_model(config, task, longest)
   optimizer, schedule = optim.make(config.optim, config.train.steps)
-  init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+  run = records.Run(workdir, config.to_dict())
+  seed = config.seed + 1_000_003 * run.attempt
+  init_key, dropout_key = jax.random.split(jax.random.key(seed))
   everywhere = devices.replicated(mesh)
   state = step.init(model, optimizer, init_key, task.streams, everywhere)
-  run = records.Run(workdir, config.to_dict())
   if run.result is not None:
     progress.line(results.summary(run.result, workdir) + "\n(finished before: nothing was run)")
     return run.result
@@ -72,7 +74,7 @@ def train(
     buckets,
     batch_size=config.train.batch_size,
     run=config.train.steps_per_dispatch,
-    seed=config.seed,
+    seed=seed,
   )
   advance = step.Trainer(
     model,
@@ -116,6 +118,7 @@ def train(
   # The loop. The order of log, evaluate, save, stop is what makes resuming exact.
   new_window = jax.jit(step.Window.empty, out_shardings=everywhere)
   in_flight, logged, begin, last_save = collections.deque(), t, t, clock.total
+  stop.listen()
   clock.lap()
   while t < config.train.steps and stop.reason is None:
     next_log, next_eval = (
@@ -144,6 +147,13 @@ def train(
         if config.train.select == "last" or measured["accuracy"] > float(best.accuracy):
           best = step.Best.of(state, measured["accuracy"])
       progress.line(results.evaluation_line(t, measured, best))
+      if t >= config.train.plateau_steps and results.plateau(best, data):
+        again = run.attempt < config.train.restarts and t < config.train.steps
+        progress.line(results.plateau_line(t, best, again))
+        if again:  # nothing of this attempt is left but its metrics
+          checkpoints.clear()
+          run.restart()
+          return train(config, workdir, data_dir=data_dir, raw_dir=raw_dir, stop=stop, clock=clock)
     if t == next_eval or clock.total - last_save > config.train.checkpoint_seconds:
       with clock.pause("checkpoints"):
         save()
@@ -162,6 +172,7 @@ def train(
     data,
     test=test(best.params) | {"examples": len(splits["test"].lengths)},
     best=best,
+    restarts=run.attempt,
     baselines=task.baselines(data.splits["train"], data.splits["test"]),
     rates=run.rates(),
     clock=clock,

@@ -156,7 +156,9 @@ class Split:
       return (*self._resident, jax.device_put(index, devices.along(self._mesh, 1)))
     examples, safe = self._examples, np.maximum(index, 0)
     starts = examples.offsets[examples.documents[safe]]  # [k b s]
-    sizes = (examples.offsets[examples.documents[safe] + 1] - starts).astype(np.int32)
+    sizes = examples.offsets[examples.documents[safe] + 1] - starts
+    # Example 0 stands for padding, and may be longer than this bucket.
+    sizes = np.minimum(sizes, dispatch.length).astype(np.int32)
     tokens = np.zeros((*starts.shape, dispatch.length), np.uint8)
     for at in np.ndindex(starts.shape):
       tokens[at][: sizes[at]] = examples.tokens[starts[at] : starts[at] + sizes[at]]
@@ -170,7 +172,8 @@ class Split:
     if self.on_device:
       tokens, starts, sizes, labels, _ = arrays
       cut = jax.vmap(jax.vmap(lambda start: lax.dynamic_slice(tokens, (start,), (length,))))
-      tokens, sizes, labels = cut(starts[safe]), sizes[safe], labels[safe]
+      tokens, labels = cut(starts[safe]), labels[safe]
+      sizes = jnp.minimum(sizes[safe], length)
     else:
       tokens, sizes, labels = (x[i] for x in arrays[:-1])
     return Batch(

@@ -1,5 +1,6 @@
 """Checkpoints of a run, newest kept, written atomically. Only this file knows orbax."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ class Checkpoints:
         f"the checkpoint of step {self.latest} in {self._folder} cannot be read "
         f"({str(error).splitlines()[0]}); delete that folder to start the run anew"
       ) from error
+
+  def clear(self) -> None:
+    """Deletes all checkpoints."""
+    self.close()
+    gone = self._folder.with_name("checkpoints.deleted")
+    shutil.rmtree(gone, ignore_errors=True)  # of a process that was killed here
+    self._folder.rename(gone)
+    shutil.rmtree(gone)
 
   def close(self) -> None:
     self._orbax.close()

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -65,10 +67,14 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
     sys.exit(0)
   try:
     rest = values(argv)
-    missing = values["config"].value is None
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    raise UserError(f"{_cause(error)}; see --help, and configs/lra/base.py for the keys") from error
-  if missing:
+    config = values["config"].value
+    if config is not None:
+      config.keys()  # raises whatever kept the file from loading
+  except Exception as error:  # a config file is code
+    raise UserError(
+      f"{_cause(error)} (--help lists the flags, configs/lra/base.py the keys)"
+    ) from error
+  if config is None:
     raise UserError("no --config; try --config configs/lra/listops_cosformer.py:quick")
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
@@ -76,10 +82,16 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
 
 def _cause(error: Exception) -> str:
   """What absl and ml_collections mean, in one line."""
-  text = str(error.args[0])
+  text = str(error)
+  if near := re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text):
+    return f"no config key {near[2]!r}; did you mean {near[1]!r}?"
   if "Traceback" in text:  # of a config file that raised
-    text = f"{text.partition(':')[0]}: {text.splitlines()[-1].partition(': ')[2]}"
-  return " ".join(text.split()).rstrip(".")
+    return f"{text.partition(': ')[0]}: {text.splitlines()[-1].partition(': ')[2]}"
+  if isinstance(error, (KeyError, AttributeError)) and (key := re.fullmatch(r"\W*(\w+)\W*", text)):
+    return f"no config key {key[1]!r}"
+  if isinstance(error, OSError):
+    text = text.splitlines()[-1]
+  return " ".join(text.split())
 
 
 def default_workdir(values: flags.FlagValues) -> Path:
@@ -107,15 +119,21 @@ def build_model(config: ConfigDict, task: Task, longest: int) -> Any:
       "positions of the longest input"
     )
   try:
-    return heads.build(
+    built = heads.build(
       model,
       vocab_size=task.vocab_size,
       num_classes=task.num_classes,
       max_length=longest,
       dtype=dtype,
     )
+    inputs = (
+      jnp.zeros((1, task.streams, longest), jnp.int32),
+      jnp.ones((1, task.streams), jnp.int32),
+    )
+    jax.eval_shape(lambda key: built.init(key, *inputs, train=False), jax.random.key(0))
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f"config.model: {error.args[0]}") from error
+  return built
 
 
 def check_training(config: ConfigDict, devices_count: int) -> None:
@@ -127,6 +145,7 @@ def check_training(config: ConfigDict, devices_count: int) -> None:
     ("train", "eval_every"),
     ("train", "log_every"),
     ("train", "steps_per_dispatch"),
+    ("train", "plateau_steps"),
     ("data", "buckets"),
     ("data", "bucket_multiple"),
   ):
@@ -146,8 +165,14 @@ class StopRequest:
 
   def __init__(self, max_seconds: float | None = None) -> None:
     self._deadline = time.monotonic() + (float("inf") if max_seconds is None else max_seconds)
-    self._signal = 0
-    self._previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    self._signal, self._previous = 0, {}
+
+  def listen(self) -> None:
+    """From here on a signal is a request; before, it ends the process."""
+    if not self._previous:
+      self._previous = {
+        number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+      }
 
   def _on_signal(self, number: int, _: FrameType | None) -> None:
     self._signal = number
@@ -177,6 +202,9 @@ def run_main(main: Callable[[], int]) -> None:
     sys.exit(main())
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
   except OSError as error:
     print(f"error: {error}; free some space or mend the path, then run it again", file=sys.stderr)
   sys.exit(1)

@@ -12,8 +12,10 @@ class Progress:
   """Prints to `stream`: a live line is overwritten by the next one, or, where the stream is no
   terminal, printed at most every ten seconds; a plain line stays."""
 
-  def __init__(self, stream: TextIO = sys.stdout) -> None:
-    self._stream, self._live = stream, stream.isatty()
+  def __init__(self, stream: TextIO | None = None) -> None:
+    """stream: None for sys.stdout."""
+    self._stream = stream or sys.stdout
+    self._live = self._stream.isatty()
     self._shown = 0  # characters of the live line on the screen
     self._last = float("-inf")
 

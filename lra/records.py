@@ -27,7 +27,7 @@ class Run:
 
   def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
     self.folder = folder
-    self._metrics = self._events = None
+    self._events = None
     try:
       folder.mkdir(parents=True, exist_ok=True)
       known = _read(folder / "config.json")
@@ -48,18 +48,28 @@ class Run:
     """result.json, or None while the run is unfinished."""
     return _read(self.folder / "result.json")
 
+  @property
+  def attempt(self) -> int:
+    """How often the run was started again from another seed."""
+    return len(list(self.folder.glob("metrics.attempt*.jsonl")))
+
+  def restart(self) -> None:
+    """Puts the metrics of this attempt aside; the checkpoints must be gone already."""
+    self.close()
+    (self.folder / "metrics.jsonl").rename(self.folder / f"metrics.attempt{self.attempt}.jsonl")
+
   def start(self, step: int) -> None:
     """Opens the logs to continue after `step`: what an interrupted session wrote later is dropped."""
     _write(self.folder / "environment.json", environment())
     path = self.folder / "metrics.jsonl"
     kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
     _replace(path, "".join(kept))
-    self._metrics = open(path, "a")
-    self._events = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+    self._events = SummaryWriter(str(self.folder), purge_step=step + 1)
 
   def log(self, step: int, values: Mapping[str, float]) -> None:
     """One line of metrics.jsonl, and the same to TensorBoard."""
-    print(json.dumps({"step": step, **values}), file=self._metrics, flush=True)
+    with open(self.folder / "metrics.jsonl", "a") as file:
+      print(json.dumps({"step": step, **values}), file=file)
     for name, value in values.items():
       if math.isfinite(value):
         self._events.add_scalar(name, value, step)
@@ -79,9 +89,8 @@ class Run:
     _write(self.folder / "result.json", result)
 
   def close(self) -> None:
-    for log in (self._metrics, self._events):
-      if log is not None:
-        log.close()
+    if self._events is not None:
+      self._events.close()
 
 
 def environment() -> dict[str, Any]:

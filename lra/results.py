@@ -20,6 +20,7 @@ def make(
   *,
   test: Mapping[str, float],
   best: Best,
+  restarts: int,
   baselines: Mapping[str, float],
   rates: Mapping[str, float],
   clock: Clock,
@@ -32,6 +33,8 @@ def make(
     "seed": config.seed,
     "test": dict(test),
     "validation": {"accuracy": float(best.accuracy), "step": int(best.step)},
+    "plateau": plateau(best, data),
+    "restarts": restarts,
     "baselines": dict(baselines),
     "steps": int(state.step),
     "parameters": parameters(state),
@@ -39,6 +42,13 @@ def make(
     "time": {"seconds": seconds, **rates, **clock.pauses},
     "peak_memory_gigabytes": records.peak_memory_gigabytes(),
   }
+
+
+def plateau(best: Best, data: Store) -> bool:
+  """Whether the validation accuracy is within three standard errors of the commonest label's share."""
+  labels = data.manifest["splits"]["validation"]["labels"]
+  share = max(labels) / sum(labels)
+  return float(best.accuracy) <= share + 3 * (share * (1 - share) / sum(labels)) ** 0.5
 
 
 def parameters(state: State) -> int:
@@ -84,6 +94,15 @@ def evaluation_line(step: int, measured: Mapping[str, float], best: Best) -> str
   )
 
 
+def plateau_line(step: int, best: Best, again: bool) -> str:
+  """That nothing has been learned yet."""
+  return (
+    f"plateau: after step {step:,} the best validation accuracy, {float(best.accuracy):.4f}, is no "
+    "better than always answering the commonest label; "
+    + ("starting again from another seed" if again else "no config.train.restarts left")
+  )
+
+
 def summary(result: Mapping[str, Any], workdir: Path) -> str:
   """The last lines of a run."""
   baselines = ", ".join(f"{name} {value:.4f}" for name, value in result["baselines"].items())
@@ -95,6 +114,11 @@ def summary(result: Mapping[str, Any], workdir: Path) -> str:
       f"baselines       {baselines}",
       f"wall time       {duration(time['seconds'])}; {time['examples_per_second']:,.0f} examples/s, "
       f"{time['tokens_per_second']:,.0f} real tokens/s in training",
+      *(
+        ["plateau         nothing was learned: see config.train.restarts"]
+        if result["plateau"]
+        else []
+      ),
       f"everything in   {workdir}",
     ]
   )

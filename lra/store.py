@@ -114,18 +114,19 @@ def _load(path: Path) -> Store:
 
   try:
     manifest = json.loads((path / "manifest.json").read_text())
-    files = manifest["files"]
+    names = [f"{split}.{field}.npy" for split in SPLITS for field in Examples._fields]
+    files = {n: (manifest["files"][n]["bytes"], manifest["files"][n]["sha256"]) for n in names}
   except FileNotFoundError:
     raise damaged("manifest.json is missing") from None
   except (ValueError, KeyError, TypeError):
     raise damaged("manifest.json cannot be read") from None
-  for name, known in files.items():
+  for name, (size, digest) in files.items():
     file = path / name
     if not file.exists():
       raise damaged(f"{name} is missing")
-    if file.stat().st_size != known["bytes"]:
-      raise damaged(f"{name} has {file.stat().st_size:,} bytes instead of {known['bytes']:,}")
-    if _sha256(file) != known["sha256"]:
+    if file.stat().st_size != size:
+      raise damaged(f"{name} has {file.stat().st_size:,} bytes instead of {size:,}")
+    if _sha256(file) != digest:
       raise damaged(f"the content of {name} was altered")
   try:
     splits = {

@@ -13,8 +13,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from models.attention.layer import SelfAttention
+from models.dropout import dropout
 
 POSITIONS = ("sinusoidal", "learned", "row_column", "none")
+
+
+class Dropout(nn.Module):
+  """`dropout` with a key of its own, off unless training."""
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "t w"], *, train: bool) -> Float[Array, "t w"]:
+    return dropout(x, self.rate, self.make_rng("dropout")) if train and self.rate else x
 
 
 class Mlp(nn.Module):
@@ -30,9 +41,10 @@ class Mlp(nn.Module):
       "kernel_init": nn.initializers.xavier_uniform(),
       "bias_init": nn.initializers.normal(1e-6),
     }
-    drop = nn.Dropout(self.dropout, deterministic=not train)
-    h = drop(nn.gelu(nn.Dense(self.mlp_dim, dtype=self.dtype, name="up", **init)(x)))
-    return drop(nn.Dense(x.shape[-1], dtype=self.dtype, name="down", **init)(h))
+    h = nn.gelu(nn.Dense(self.mlp_dim, dtype=self.dtype, name="up", **init)(x))
+    h = Dropout(self.dropout)(h, train=train)
+    h = nn.Dense(x.shape[-1], dtype=self.dtype, name="down", **init)(h)
+    return Dropout(self.dropout)(h, train=train)
 
 
 class Block(nn.Module):
@@ -59,7 +71,7 @@ class Block(nn.Module):
       name="attention",
     )
     h = attention(nn.LayerNorm(dtype=self.dtype, name="norm1")(x), mask, train=train)
-    x += nn.Dropout(self.dropout, deterministic=not train)(h)
+    x += Dropout(self.dropout)(h, train=train)
     mlp = Mlp(self.mlp_dim, self.dropout, self.dtype, name="mlp")
     return x + mlp(nn.LayerNorm(dtype=self.dtype, name="norm2")(x), train=train)
 
@@ -99,7 +111,7 @@ class Encoder(nn.Module):
       mask = jnp.concatenate([mask[:, :1], mask], axis=1)
     b, n, w = x.shape
     x = (x + self._positions(n).astype(self.dtype)).reshape(b * n, w)
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = Dropout(self.dropout)(x, train=train)
     for i in range(self.num_layers):
       block = Block(
         self.attention,

@@ -98,6 +98,8 @@ def base(task: str, attention: str) -> ConfigDict:
         "select": "best",  # what is tested: the best on validation, or the last as published
         "log_every": 50,  # steps between log lines
         "steps_per_dispatch": 10,  # at most, in one call of the device
+        "plateau_steps": 10_000,  # no better than the commonest label by then: report a plateau ...
+        "restarts": 0,  # ... and start again from another seed, at most so often
         "checkpoint_seconds": 600,  # between checkpoints beside those after each evaluation
       },
       "data": {

@@ -13,6 +13,7 @@ def _default(config: ConfigDict) -> None:
   config.model.update(positions="row_column", cls=False, pooling="masked_mean")
   config.optim.update(learning_rate=1e-3, warmup_steps=3000, weight_decay=0.01)
   config.train.update(steps=62_400, batch_size=256, eval_batch_size=500, eval_every=1248)
+  config.train.update(plateau_steps=15_000, restarts=2)
 
 
 def _official(config: ConfigDict) -> None:

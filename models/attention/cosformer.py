@@ -40,7 +40,7 @@ def attend(
   """
   mask = None if lra_padding else mask
   phi = kernel.features(q, k, mask, feature_map)
-  x = kernel.with_ones(jnp.swapaxes(v, 1, 2))
+  x = kernel.values(v, mask)
   f = x.shape[-1]
   if _reweighted(reweight):
     angles = _angles(q.shape[1], k.shape[1], mask, length, kernel.sum_dtype(q))

@@ -133,6 +133,14 @@ def step(
   return State(total, state.count + 1), out
 
 
+def values(
+  v: Float[Array, "b m h e"], mask: Bool[Array, "b m"] | None
+) -> Float[Array, "b h m e+1"]:
+  """v with a last column of ones; masked rows are zero, lest a gradient multiply inf by 0 there."""
+  x = with_ones(jnp.swapaxes(v, 1, 2))
+  return x if mask is None else jnp.where(mask[:, None, :, None], x, 0)
+
+
 def with_ones(v: Float[Array, "*s e"]) -> Float[Array, "*s e+1"]:
   """v with a last column of ones."""
   return jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)

@@ -26,8 +26,9 @@ def attend(
   chunk: tokens per step of the causal form; changes time and memory, never the result.
   lra_padding: ignore `mask`, as the published harness does.
   """
-  phi = kernel.features(q, k, None if lra_padding else mask, "elu1")
-  x = kernel.with_ones(jnp.swapaxes(v, 1, 2))
+  mask = None if lra_padding else mask
+  phi = kernel.features(q, k, mask, "elu1")
+  x = kernel.values(v, mask)
   sums = kernel.sums(phi, x, causal=causal, chunk=chunk)
   out = sums[..., :-1] / (sums[..., -1:] + kernel.floor(phi, EPSILON))
   return jnp.swapaxes(out, 1, 2).astype(q.dtype)

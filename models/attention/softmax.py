@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
 from models.attention import kernel
+from models.dropout import dropout as drop
 
 LARGEST = 1e15  # |q| and |k| are clipped here, so that a score of finite inputs is finite
 
@@ -36,8 +37,7 @@ def attend(
   """
   if dropout and dropout_key is not None:
     dense = weights(q, k, mask=mask, causal=causal, lra_padding=lra_padding)
-    keep = jax.random.bernoulli(dropout_key, 1 - dropout, dense.shape)
-    dense = jnp.where(keep, dense / (1 - dropout), 0).astype(v.dtype)
+    dense = drop(dense, dropout, dropout_key).astype(v.dtype)
     return jnp.einsum("bhnm,bmhe->bnhe", dense, v).astype(q.dtype)
   if _flash_serves(q, v, mask, causal):
     out = _flash(q, k, v, mask, causal)
@@ -65,7 +65,7 @@ def weights(
 
 
 def _rows(
-  q: Float[Array, "b h n d"], k: Float[Array, "b h m d"], see: Bool[Array, "#b 1 n m"]
+  q: Float[Array, "b h n d"], k: Float[Array, "b h m d"], see: Bool[Array, "#b 1 #n m"]
 ) -> Float[Array, "b h n m"]:
   """Softmax over visible keys in the dtype of sums; a row that sees none is zero."""
   dtype = kernel.sum_dtype(q)

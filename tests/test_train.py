@@ -1,0 +1,223 @@
+"""Whole runs: what they leave behind, and that stopping and killing them changes nothing."""
+
+import json
+import os
+import random
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from tiny import one_device, space  # noqa: F401
+
+import train
+from lra import command
+from lra.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+@pytest.fixture
+def whole(space, request):  # noqa: F811
+  """(folder, result, output) of an uninterrupted run, made once."""
+  folder = space / "whole"
+  if not folder.exists():
+    request.config.stash[tiny.WHOLE] = tiny.run(space, folder)
+  return folder, *request.config.stash[tiny.WHOLE]
+
+
+def same_as(whole, folder):  # noqa: F811
+  """Asserts that the run in `folder` is `whole` bit for bit."""
+  assert tiny.metrics(folder) == tiny.metrics(whole[0])
+  assert tiny.comparable(tiny.read_result(folder)) == tiny.comparable(whole[1])
+
+
+def test_run_leaves_a_complete_record(whole):
+  folder, result, output = whole
+  assert result == tiny.read_result(folder)
+  assert result["task"] == "listops" and result["attention"] == "cosformer"
+  assert result["steps"] == 24 and result["seed"] == 0 and result["parameters"] == 2378
+  assert result["test"]["examples"] == 40 and set(result["test"]) == {
+    "accuracy",
+    "examples",
+    "loss",
+  }
+  assert set(result["baselines"]) == {"majority class", "mode given the root operator"}
+  assert result["data"]["origin"] == "generated" and len(result["data"]["digest"]) == 64
+  assert result["time"]["examples_per_second"] > 0 and result["peak_memory_gigabytes"] > 0
+  config = json.loads((folder / "config.json").read_text())
+  assert config == json.loads(json.dumps(tiny.config().to_dict()))
+  environment = json.loads((folder / "environment.json").read_text())
+  assert environment["devices"] == jax.device_count() and environment["platform"] == "cpu"
+  assert list(folder.glob("events.out.tfevents.*"))
+  assert f"{result['test']['accuracy']:.4f} on 40 examples" in output
+  for name in result["baselines"]:
+    assert name in output
+
+
+def test_metrics_have_a_line_for_each_log_and_evaluation(whole):
+  lines = tiny.metrics(whole[0], timeless=False)
+  logs = [line for line in lines if "train/loss" in line]
+  evaluations = [line for line in lines if "validation/loss" in line]
+  assert [line["step"] for line in logs] == [4, 8, 12, 16, 20, 24]
+  assert [line["step"] for line in evaluations] == [8, 16, 24]
+  assert len(lines) == len(logs) + len(evaluations)
+  for line in logs:
+    assert 0 < line["train/real_token_share"] <= 1 and line["time/examples_per_second"] > 0
+    assert line["train/learning_rate"] == pytest.approx(2e-3 * (line["step"] - 1) / 200)
+  best = max(line["validation/accuracy"] for line in evaluations)
+  first = next(line["step"] for line in evaluations if line["validation/accuracy"] == best)
+  assert whole[1]["validation"] == {"accuracy": best, "step": first}
+
+
+def test_finished_run_is_shown_and_not_run_again(space, whole):  # noqa: F811
+  before = {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")}
+  result, output = tiny.run(space, whole[0])
+  assert result == whole[1] and "finished before: nothing was run" in output
+  assert f"test accuracy   {result['test']['accuracy']:.4f}" in output
+  assert before == {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")}
+
+
+class Spy:
+  """Stands for Evaluator: validation accuracies are 0.5, 0.75, 0.25; remembers what it was given."""
+
+  made, seen = [], []
+
+  def __init__(self, model, split, buckets, batch_size):
+    self.name = "validation" if not Spy.made else "test"
+    Spy.made.append(self)
+
+  def __call__(self, params):
+    Spy.seen.append((self.name, np.array(params["logits"]["kernel"])))
+    nth = sum(name == self.name for name, _ in Spy.seen) - 1
+    return {"loss": 1.0, "accuracy": (0.5, 0.75, 0.25)[nth]}
+
+
+@pytest.mark.parametrize("select, chosen", [("best", 1), ("last", 2)])
+def test_test_set_is_read_once_with_the_selected_parameters(
+  space,  # noqa: F811
+  tmp_path,
+  monkeypatch,
+  select,
+  chosen,
+):
+  monkeypatch.setattr(train, "Evaluator", Spy)
+  Spy.made, Spy.seen = [], []
+  result, _ = tiny.run(space, tmp_path, train__select=select)
+  assert [name for name, _ in Spy.seen] == ["validation"] * 3 + ["test"]
+  kernels = [kernel for _, kernel in Spy.seen]
+  assert [(kernel == kernels[3]).all() for kernel in kernels[:3]] == [i == chosen for i in range(3)]
+  assert result["validation"]["step"] == 8 * (chosen + 1)
+  assert result["validation"]["accuracy"] == (0.5, 0.75, 0.25)[chosen]
+
+
+@pytest.mark.parametrize("dispatches", [[1], [3, 2], [5, 1, 1]])
+def test_stopped_run_continues_bit_for_bit(space, whole, tmp_path, dispatches):  # noqa: F811
+  for n in dispatches:
+    result, output = tiny.run(space, tmp_path, tiny.After(n))
+    assert result is None and "stopped after step" in output and "(a test)" in output
+    assert not (tmp_path / "result.json").exists()
+  _, output = tiny.run(space, tmp_path)
+  assert "continuing after step" in output
+  same_as(whole, tmp_path)
+
+
+def test_what_was_logged_after_the_checkpoint_is_logged_once(space, whole, tmp_path):  # noqa: F811
+  """As after a kill between a log line and the next checkpoint, in the middle of a line."""
+  tiny.run(space, tmp_path, tiny.After(4))
+  with open(tmp_path / "metrics.jsonl", "a") as file:
+    file.write('{"step": 23, "train/loss": 9.0}\n{"step": 24, "tra')
+  tiny.run(space, tmp_path)
+  same_as(whole, tmp_path)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_cleanly_with_the_exit_code_of_shells(space, whole, tmp_path, sent):  # noqa: F811
+  stop = command.StopRequest()
+  before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+
+  class Sent(tiny.After):
+    """Sends the signal, once, where After would stop."""
+
+    def listen(self):
+      stop.listen()
+
+    @property
+    def reason(self):
+      if super().reason and stop.reason is None:
+        os.kill(os.getpid(), sent)
+      return stop.reason
+
+  try:
+    result, output = tiny.run(space, tmp_path, Sent(4))
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == before
+  finally:
+    stop.restore()
+  assert result is None and f"({sent.name}); the same command continues" in output
+  assert stop.exit_code == 128 + sent
+  tiny.run(space, tmp_path)
+  same_as(whole, tmp_path)
+
+
+def test_time_limit_is_a_reason_to_stop():
+  stop = command.StopRequest(0.0)
+  assert stop.reason == "--max_seconds is over" and stop.exit_code == 0
+  assert command.StopRequest(None).reason is None
+
+
+def test_killed_process_continues_bit_for_bit(space, whole, tmp_path):  # noqa: F811
+  """SIGKILL at any moment from the first log line on, until a process comes to its end."""
+  rng, kills = random.Random(0), 0
+  while True:
+    process = tiny.start(space, "--workdir", str(tmp_path), "--config.train.log_every=4")
+    if kills < 3:
+      for line in process.stdout:
+        if line.startswith("step"):
+          break
+      time.sleep(rng.uniform(0, 0.3))
+      process.kill()
+      kills += 1
+    _, errors = process.communicate(timeout=120)
+    if process.returncode == 0:
+      break
+    assert process.returncode == -signal.SIGKILL, errors
+  same_as(whole, tmp_path)
+
+
+def test_other_config_in_the_same_folder_is_refused(space, whole):  # noqa: F811
+  before = (whole[0] / "config.json").read_text()
+  with pytest.raises(UserError) as raised:
+    tiny.run(space, whole[0], seed=1, train__batch_size=8)
+  message = str(raised.value)
+  assert "config.seed: there 0, now 1" in message
+  assert "config.train.batch_size: there 16, now 8" in message
+  assert "--workdir" in message and "\n" not in message and "model" not in message
+  assert (whole[0] / "config.json").read_text() == before
+
+
+def test_run_without_progress_starts_again_from_another_seed(space, tmp_path):  # noqa: F811
+  """A plateau is certain here: no accuracy of so few examples is far enough from the baseline."""
+  options = {"train__plateau_steps": 16, "train__restarts": 1}
+  whole = tmp_path / "whole"
+  result, output = tiny.run(space, whole, **options)
+  assert result["restarts"] == 1 and result["plateau"] and result["steps"] == 24
+  assert "starting again from another seed" in output and "nothing was learned" in output
+  first = [json.loads(line) for line in (whole / "metrics.attempt0.jsonl").read_text().splitlines()]
+  again = tiny.metrics(whole)
+  assert first[-1]["step"] == 16 and again[-1]["step"] == 24
+  assert first[0]["train/loss"] != again[0]["train/loss"]
+  cut = tmp_path / "cut"
+  for n in (3, 8):  # within the first attempt, within the second
+    tiny.run(space, cut, tiny.After(n), **options)
+  assert (cut / "metrics.attempt0.jsonl").exists()
+  tiny.run(space, cut, **options)
+  same_as((whole, result), cut)
+
+
+def test_loss_that_is_not_finite_stops_the_run(space, tmp_path):  # noqa: F811
+  with pytest.raises(UserError, match=r"not finite at step \d+ \(steps \d+ to \d+\)") as raised:
+    tiny.run(space, tmp_path, optim__learning_rate=1e38, optim__warmup_steps=1)
+  assert "learning_rate" in str(raised.value) and "\n" not in str(raised.value)
+  assert not (tmp_path / "result.json").exists()
