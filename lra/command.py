@@ -1,11 +1,12 @@
 """The command line of train.py: flags, folders, checks of a config, requests to stop."""
 
+import contextlib
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -80,6 +81,30 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
     raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
 
 
+def read(arguments: Sequence[str]) -> flags.FlagValues:
+  """The flags of `train.py <arguments>` as that command would read them, typed in the repository."""
+  values = define_flags(flags.FlagValues())
+  before, sys.argv = sys.argv, ["train.py", *arguments]  # where config_flags looks for overrides
+  try:
+    with contextlib.chdir(Path(__file__).parent.parent):
+      parse(values, sys.argv)
+  finally:
+    sys.argv = before
+  return values
+
+
+def overrides(values: flags.FlagValues) -> dict[str, Any]:
+  """The config keys set on the command line, but for the seed, by name."""
+  given = config_flags.get_override_values(values["config"])
+  return {key: value for key, value in sorted(given.items()) if key != "seed"}
+
+
+def recipe(values: flags.FlagValues) -> tuple[str, str]:
+  """Name of the config file and of its preset, which is "" where none was typed."""
+  name, _, preset = values["config"].config_filename.partition(":")
+  return Path(name).stem, preset
+
+
 def _cause(error: Exception) -> str:
   """What absl and ml_collections mean, in one line."""
   text = str(error)
@@ -96,10 +121,9 @@ def _cause(error: Exception) -> str:
 
 def default_workdir(values: flags.FlagValues) -> Path:
   """runs/<recipe>[-<preset>][-<key>=<value> ...]-seed<seed>."""
-  name, _, preset = values["config"].config_filename.partition(":")
-  overrides = config_flags.get_override_values(values["config"])
-  parts = [Path(name).stem, *([preset] if preset else [])]
-  parts += [f"{key}={value}" for key, value in sorted(overrides.items()) if key != "seed"]
+  name, preset = recipe(values)
+  parts = [name, *([preset] if preset else [])]
+  parts += [f"{key}={value}" for key, value in overrides(values).items()]
   return Path("runs") / re.sub(r"[^\w.=+-]+", "_", "-".join([*parts, f"seed{values.config.seed}"]))
 
 

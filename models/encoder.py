@@ -60,8 +60,8 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b*n w"], mask: Bool[Array, "b n"], *, train: bool
-  ) -> Float[Array, "b*n w"]:
+    self, x: Float[Array, "t w"], mask: Bool[Array, "b n"], *, train: bool
+  ) -> Float[Array, "t w"]:
     attention = SelfAttention(
       self.attention,
       self.num_heads,

@@ -1,11 +1,13 @@
 """One device and eight give the same numbers; what the number of devices cannot divide is refused."""
 
+# ruff: noqa: F811
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from tiny import one_device, space  # noqa: F401
+from tiny import one_device, space, whole  # noqa: F401
 
 from lra import devices
 from lra.errors import UserError
@@ -19,13 +21,12 @@ def test_mesh_is_all_devices_on_one_axis():
   assert jax.device_put(np.zeros(3), devices.replicated(mesh)).is_fully_replicated
 
 
-def test_eight_devices_train_as_one_does(space, tmp_path, request):  # noqa: F811
+def test_eight_devices_train_as_one_does(space, tmp_path, request):
   if jax.device_count() == 1:
     pytest.skip("there is one device only")
   many, _ = tiny.run(space, tmp_path / "many")
-  request.getfixturevalue("one_device")
-  one, _ = tiny.run(space, tmp_path / "one")
-  lines = [tiny.metrics(tmp_path / name) for name in ("many", "one")]
+  folder, one, _ = request.getfixturevalue("whole")
+  lines = [tiny.metrics(tmp_path / "many"), tiny.metrics(folder)]
   assert len(lines[0]) == len(lines[1]) == 9
   for a, b in zip(*lines, strict=True):
     assert a == pytest.approx(b, rel=1e-5)
@@ -34,7 +35,7 @@ def test_eight_devices_train_as_one_does(space, tmp_path, request):  # noqa: F81
 
 
 @pytest.mark.parametrize("key", ["batch_size", "eval_batch_size"])
-def test_batch_that_the_devices_cannot_share_is_refused(space, tmp_path, key):  # noqa: F811
+def test_batch_that_the_devices_cannot_share_is_refused(space, tmp_path, key):
   if jax.device_count() == 1:
     pytest.skip("one device divides everything")
   wanted = f"config.train.{key} 12 is not a multiple of the {jax.device_count()} devices"

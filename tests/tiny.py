@@ -41,7 +41,7 @@ CACHE = {  # every run compiles the same programs
   "jax_persistent_cache_min_compile_time_secs": 0,
   "jax_persistent_cache_min_entry_size_bytes": -1,
 }
-WHOLE = pytest.StashKey()  # where the uninterrupted run of test_train.py is kept
+WHOLE = pytest.StashKey()  # where pytest keeps what the fixture of that name has made
 
 
 class Never:
@@ -68,7 +68,8 @@ class After(Never):
 @pytest.fixture(scope="module")
 def space(tmp_path_factory):
   """A folder for data and a compilation cache, the latter in use by this process, too."""
-  folder = tmp_path_factory.mktemp("tiny")
+  folder = tmp_path_factory.getbasetemp() / "tiny"  # the same for every module
+  folder.mkdir(exist_ok=True)
   before = {name: getattr(jax.config, name) for name in (*CACHE, "jax_compilation_cache_dir")}
   for name, value in (CACHE | {"jax_compilation_cache_dir": str(folder / "cache")}).items():
     jax.config.update(name, value)
@@ -77,6 +78,14 @@ def space(tmp_path_factory):
   for name, value in before.items():
     jax.config.update(name, value)
   compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def whole(space, one_device, request):
+  """(folder, result, output) of an uninterrupted run on one device, made once."""
+  if WHOLE not in request.config.stash:
+    request.config.stash[WHOLE] = run(space, space / "whole")
+  return space / "whole", *request.config.stash[WHOLE]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ the example, never of its padding, or a fixed number; a position beyond M counts
 """
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from models.attention import kernel
@@ -74,7 +75,7 @@ def weights(
   return scores / _at_least(scores.sum(-1, keepdims=True), EPSILON)
 
 
-def init_state(b: int, h: int, d: int, e: int, dtype: jnp.dtype = jnp.float32) -> kernel.State:
+def init_state(b: int, h: int, d: int, e: int, dtype: DTypeLike = jnp.float32) -> kernel.State:
   """State of `step` before the first token, for d-wide keys and e-wide values."""
   return kernel.init_state(b, h, d, 2 * (e + 1), dtype)
 

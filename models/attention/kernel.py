@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 FEATURE_MAPS = {
@@ -44,22 +45,29 @@ def features(
   feature_map: str,
 ) -> Features:
   """Bounded features, zero at masked keys. Raises KeyError for an unknown feature map."""
+  if feature_map not in FEATURE_MAPS:
+    raise KeyError(f"unknown feature_map {feature_map!r}; there are {', '.join(FEATURE_MAPS)}")
   phi, dtype = FEATURE_MAPS[feature_map], sum_dtype(q)
   q, k = (jnp.swapaxes(x, 1, 2) for x in (q, k))
   keep = None if mask is None else mask[:, None, :, None]
   shift = jnp.zeros((), dtype)
-  if feature_map == "exp":  # exp(x - c) = exp(x) exp(-c)
-    k = k if keep is None else jnp.where(keep, k, jnp.finfo(k.dtype).min)
-    shift_q, shift_k = lax.stop_gradient((q.max(-1, keepdims=True), k.max((2, 3), keepdims=True)))
-    q, k, shift = q - shift_q, k - shift_k, shift_q.astype(dtype) + shift_k.astype(dtype)
-  phi_q, phi_k = phi(q), phi(k)
+  low = q.dtype
+  if feature_map == "exp":  # exp(q) exp(k) = exp(q + c - s) exp(k - c) exp(s), c per feature
+    limit = jnp.finfo(dtype).max / 4
+    q, k = (jnp.clip(x.astype(dtype), -limit, limit) for x in (q, k))
+    k = k if keep is None else jnp.where(keep, k, -limit)
+    center = lax.stop_gradient(k.max(2, keepdims=True))
+    q, k = q + center, k - center
+    shift = lax.stop_gradient(q.max(-1, keepdims=True))
+    q = q - shift
+  phi_q, phi_k = phi(q).astype(low), phi(k).astype(low)
   if keep is not None:
     phi_k = jnp.where(keep, phi_k, 0)
   scale_q, scale_k = _power_of_two(phi_q, (-1,)), _power_of_two(phi_k, (2, 3))
-  mean = 2.0 ** -math.ceil(math.log2(k.shape[2] * k.shape[3]))
+  mean = 2.0 ** -(math.ceil(math.log2(k.shape[2] * k.shape[3])) + 6)  # sums stay below max |x|
   return Features(
-    phi_q * scale_q.astype(q.dtype),
-    phi_k * scale_k.astype(k.dtype) * mean,
+    phi_q * scale_q.astype(low),
+    phi_k * scale_k.astype(low) * mean,
     scale_q * scale_k * mean * jnp.exp(-jnp.clip(shift, -80, 80)),
   )
 
@@ -114,7 +122,7 @@ def visible(
   return see[None, None] if mask is None else see[None, None] & mask[:, None, None, :]
 
 
-def init_state(b: int, h: int, d: int, f: int, dtype: jnp.dtype) -> State:
+def init_state(b: int, h: int, d: int, f: int, dtype: DTypeLike) -> State:
   """The state before the first token."""
   return State(jnp.zeros((b, h, d, f), dtype), jnp.zeros((), jnp.int32))
 
@@ -157,8 +165,9 @@ def sum_dtype(x: Float[Array, "..."]) -> jnp.dtype:
 
 
 def _power_of_two(x: Array, axes: tuple[int, ...]) -> Array:
-  """A power of two that brings max |x| over `axes` to at most about 1; never above 1."""
+  """A power of two that brings max |x| over `axes` to at most 4; never above 1."""
   dtype = sum_dtype(x)
+  limits = jnp.finfo(dtype)
   peak = lax.stop_gradient(jnp.abs(x)).max(axes, keepdims=True).astype(dtype)
-  _, exponent = jnp.frexp(peak)
-  return jnp.ldexp(jnp.ones_like(peak), -jnp.clip(exponent, 0, -jnp.finfo(dtype).minexp))
+  peak = jnp.clip(peak, 1, 2.0**-limits.minexp)  # so that its reciprocal is a normal number
+  return 1 / lax.reduce_precision(peak, exponent_bits=limits.nexp, mantissa_bits=0)

@@ -26,8 +26,8 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b*n w"], mask: Bool[Array, "b n"], *, train: bool
-  ) -> Float[Array, "b*n w"]:
+    self, x: Float[Array, "t w"], mask: Bool[Array, "b n"], *, train: bool
+  ) -> Float[Array, "t w"]:
     """Raises ValueError when the heads do not divide the width or an option is not the mechanism's."""
     known = options(self.attention)
     if unknown := set(self.attention_options) - set(known):

@@ -4,6 +4,7 @@ o_i = phi(q_i) (sum_j phi(k_j) v_j^T) / (phi(q_i) . sum_j phi(k_j) + eps),    ph
 """
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from models.attention import kernel
@@ -47,7 +48,7 @@ def weights(
   return scores / (scores.sum(-1, keepdims=True) + EPSILON)
 
 
-def init_state(b: int, h: int, d: int, e: int, dtype: jnp.dtype = jnp.float32) -> kernel.State:
+def init_state(b: int, h: int, d: int, e: int, dtype: DTypeLike = jnp.float32) -> kernel.State:
   """State of `step` before the first token, for d-wide keys and e-wide values."""
   return kernel.init_state(b, h, d, e + 1, dtype)
 

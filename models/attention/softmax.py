@@ -33,19 +33,15 @@ def attend(
   dropout: rate on the weights, active when a key is given; takes the dense path.
   block: queries at a time; changes time and memory, never the result.
   lra_padding: padded queries (n == m) attend to every key alike, padding included, which is what the
-    published harness's additive -1e10 comes to in float32.
+    published harness's additive -1e10 comes to in float32. Never flash attention.
   """
   if dropout and dropout_key is not None:
     dense = weights(q, k, mask=mask, causal=causal, lra_padding=lra_padding)
     dense = drop(dense, dropout, dropout_key).astype(v.dtype)
     return jnp.einsum("bhnm,bmhe->bnhe", dense, v).astype(q.dtype)
-  if _flash_serves(q, v, mask, causal):
-    out = _flash(q, k, v, mask, causal)
-  else:
-    out = _blocks(q, k, v, mask, causal, block)
-  if lra_padding and mask is not None:
-    out = jnp.where(mask[:, :, None, None], out, v.mean(1, keepdims=True).astype(q.dtype))
-  return out
+  if not lra_padding and _flash_serves(q, v, mask, causal):
+    return _flash(q, k, v, mask, causal)
+  return _blocks(q, k, v, mask, causal, block, lra_padding)
 
 
 def weights(
@@ -58,23 +54,32 @@ def weights(
 ) -> Float[Array, "b h n m"]:
   """The dense matrix that `attend` multiplies v by."""
   q, k = (jnp.swapaxes(x, 1, 2) for x in (_scaled(q), _bounded(k)))
-  dense = _rows(q, k, kernel.visible(q.shape[2], k.shape[2], mask, causal))
-  if lra_padding and mask is not None:
-    dense = jnp.where(mask[:, None, :, None], dense, 1 / k.shape[2])
-  return dense
+  alike = None if mask is None or not lra_padding else ~mask[:, None, :, None]
+  return _rows(q, k, kernel.visible(q.shape[2], k.shape[2], mask, causal), alike)
 
 
 def _rows(
-  q: Float[Array, "b h n d"], k: Float[Array, "b h m d"], see: Bool[Array, "#b 1 #n m"]
+  q: Float[Array, "b h n d"],
+  k: Float[Array, "b h m d"],
+  see: Bool[Array, "#b 1 #n m"],
+  alike: Bool[Array, "b 1 n 1"] | None,
 ) -> Float[Array, "b h n m"]:
-  """Softmax over visible keys in the dtype of sums; a row that sees none is zero."""
+  """Softmax over visible keys in the dtype of sums; a row that sees none is zero.
+
+  alike: rows that weigh all keys alike. -1e10 + score is -1e10 in float32, but its derivative is 1,
+    so a gradient flows to queries and keys all the same.
+  """
   dtype = kernel.sum_dtype(q)
   scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=dtype)
-  rows = jax.nn.softmax(jnp.where(see, scores, jnp.finfo(dtype).min), axis=-1)
-  return jnp.where(see, rows, 0)
+  seen = jnp.where(see, scores, jnp.finfo(dtype).min)
+  if alike is not None:
+    seen, see = jnp.where(alike, scores - lax.stop_gradient(scores), seen), see | alike
+  return jnp.where(see, jax.nn.softmax(seen, axis=-1), 0)
 
 
-def _blocks(q: Array, k: Array, v: Array, mask: Array | None, causal: bool, block: int) -> Array:
+def _blocks(
+  q: Array, k: Array, v: Array, mask: Array | None, causal: bool, block: int, lra_padding: bool
+) -> Array:
   """Blocks of queries, one after another; scores live for one block at a time."""
   n, m = q.shape[1], k.shape[1]
   block = min(block, n)
@@ -83,17 +88,21 @@ def _blocks(q: Array, k: Array, v: Array, mask: Array | None, causal: bool, bloc
   q = q.reshape(q.shape[0], blocks, block, *q.shape[2:]).transpose(1, 0, 3, 2, 4)
   k, v = (jnp.swapaxes(x, 1, 2) for x in (_bounded(k), v))
   see = jnp.ones((1, 1, 1, m), bool) if mask is None else mask[:, None, None, :]
+  alike = None
+  if lra_padding and mask is not None:
+    alike = jnp.pad(~mask, ((0, 0), (0, blocks * block - n)))
+    alike = alike.reshape(-1, blocks, 1, block, 1).swapaxes(0, 1)
 
   @jax.checkpoint
-  def one(args: tuple[Array, Array]) -> Array:
-    q, first = args
+  def one(args: tuple[Array, Array, Array | None]) -> Array:
+    q, first, alike = args
     now = see
     if causal:
       now = see & (jnp.arange(m) <= first + jnp.arange(block)[:, None])
-    rows = _rows(q, k, now).astype(v.dtype)
+    rows = _rows(q, k, now, alike).astype(v.dtype)
     return jnp.einsum("bhnm,bhme->bnhe", rows, v, preferred_element_type=kernel.sum_dtype(v))
 
-  out = lax.map(one, (q, jnp.arange(blocks) * block))  # [blocks b block h e]
+  out = lax.map(one, (q, jnp.arange(blocks) * block, alike))  # [blocks b block h e]
   out = jnp.moveaxis(out, 0, 1).reshape(out.shape[1], blocks * block, *out.shape[3:])
   return out[:, :n].astype(q.dtype)
 

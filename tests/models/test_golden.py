@@ -107,10 +107,10 @@ class Recorded:
       pytest.skip(f"no {case}.npz here or in LRA_GOLDEN_DIR")
     self.data = data = {k: x for k, x in np.load(path).items()}
     ids = [data[k] for k in ("input/inputs", "input/inputs1", "input/inputs2") if k in data]
-    self.ids = np.stack(ids, axis=1)
+    self.ids = jnp.asarray(np.stack(ids, axis=1))
     lengths = [data[k] for k in ("input/lengths", "input/lengths1", "input/lengths2") if k in data]
     shape = self.ids.shape[:2]
-    self.lengths = np.stack(lengths, 1) if lengths else np.full(shape, self.ids.shape[2])
+    self.lengths = jnp.stack(lengths, 1) if lengths else jnp.full(shape, self.ids.shape[2])
     config = importlib.import_module(f"configs.lra.{task}_{attention}").get_config("official")
     model = config.model.to_dict()
     model.pop("dtype")
@@ -144,7 +144,7 @@ class Recorded:
 
   def loss(self, params):
     logits = self.model.apply({"params": params}, self.ids, self.lengths, train=False)
-    targets = self.data["input/targets"]
+    targets = jnp.asarray(self.data["input/targets"])
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(), logits
 
 
@@ -182,7 +182,10 @@ def test_lra_model_and_its_gradient(case):
   assert compared == gradients.keys()
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize(
+  "case",
+  [pytest.param(c, marks=() if c.startswith("pathfinder") else pytest.mark.slow) for c in MODELS],
+)
 def test_lra_training_in_float64(x64, monkeypatch, case):
   recorded = Recorded(case, "float64")
   data = recorded.data

@@ -1,0 +1,191 @@
+"""The cells of a sweep: which runs it has, what state each is in, how long the rest will take.
+
+A cell is one command line of train.py and the folder that command would choose by itself, so that
+runs typed by hand and runs of a sweep are the same runs.
+"""
+
+import dataclasses
+import itertools
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lra import command, tasks
+from lra.errors import UserError
+from lra.progress import duration
+from models import attention as mechanisms
+
+ROOT = Path(__file__).parent.parent
+TASKS = ("listops", "text", "retrieval", "image", "pathfinder")  # the five of the average
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One run. Two cells are the same if their folder is."""
+
+  task: str
+  attention: str
+  seed: int
+  arguments: tuple[str, ...]  # of train.py
+  folder: Path
+  config: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
+
+  @property
+  def command(self) -> str:
+    """What a person would type, in the repository."""
+    return shlex.join(["python", "train.py", *self.arguments])
+
+  @property
+  def log(self) -> Path:
+    """Where its output goes."""
+    return self.folder.parent / ".sweep" / f"{self.folder.name}.log"
+
+
+def cells(
+  task_names: Iterable[str],
+  attentions: Iterable[str],
+  seeds: Iterable[int],
+  *,
+  preset: str = "default",
+  arguments: Sequence[str] = (),
+  grid: Mapping[str, Sequence[str]] | None = None,
+  runs_dir: Path | None = None,
+) -> list[Cell]:
+  """All combinations, the seeds outermost: a whole table of one seed comes first.
+
+  `arguments` are more of train.py's; `grid` maps config keys to values. Raises UserError for
+  whatever train.py would refuse, before anything runs.
+  """
+  grid = {key.removeprefix("config."): values for key, values in (grid or {}).items()}
+  for key, option in (("seed", "--seeds"), ("model.attention", "--attentions")):
+    if key in grid or any(a.partition("=")[0] == f"--config.{key}" for a in arguments):
+      raise UserError(f"config.{key} is what a sweep varies; use {option}")
+  if any(a.partition("=")[0].lstrip("-") in ("config", "workdir") for a in arguments):
+    raise UserError("a sweep chooses --config and --workdir; use --preset and --runs_dir")
+  chosen = [tuple(f"--config.{k}={v}" for k, v in zip(grid, c)) for c in _product(grid)]
+  made = []
+  for seed, name, attention, more in itertools.product(seeds, task_names, attentions, chosen):
+    tasks.get(name)
+    mechanisms.options_of(attention)
+    given = (*_recipe(name, attention, preset), f"--config.seed={seed}", *more, *arguments)
+    values = command.read(given)
+    folder = command.default_workdir(values)
+    if runs_dir is None:
+      folder = ROOT / folder
+    else:
+      folder = runs_dir.absolute() / folder.name
+      given += (f"--workdir={folder}",)
+    config = json.loads(json.dumps(values.config.to_dict()))
+    made.append(Cell(name, attention, seed, given, folder, config))
+  return list(dict.fromkeys(made))
+
+
+def _product(grid: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, ...]]:
+  return itertools.product(*grid.values())
+
+
+def _recipe(task: str, attention: str, preset: str) -> tuple[str, ...]:
+  """The arguments that choose a recipe; a mechanism without a file of its own takes cosFormer's."""
+  suffix = "" if preset == "default" else f":{preset}"
+  if (ROOT / f"configs/lra/{task}_{attention}.py").exists():
+    return "--config", f"configs/lra/{task}_{attention}.py{suffix}"
+  other = f"--config.model.attention={attention}"
+  return "--config", f"configs/lra/{task}_cosformer.py{suffix}", other
+
+
+def result(cell: Cell) -> dict[str, Any] | None:
+  """What a finished run of this very config found, else None."""
+  config, found = (_read(cell.folder / name) for name in ("config.json", "result.json"))
+  return found if config == cell.config else None
+
+
+def fraction(cell: Cell) -> float:
+  """How much of the run is done, by its last log line."""
+  try:
+    with open(cell.folder / "metrics.jsonl", "rb") as file:
+      file.seek(max(0, file.seek(0, 2) - 4096))
+      lines = file.read().splitlines(keepends=True)
+    steps = [json.loads(line)["step"] for line in lines[-2:] if line.endswith(b"\n")]
+    return min(1.0, max(steps, default=0) / cell.config["train"]["steps"])
+  except (OSError, ValueError, KeyError):
+    return 0.0
+
+
+def last_error(log: Path) -> str | None:
+  """The last `error:` line of a run's output, or the last line of a traceback."""
+  try:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+  except OSError:
+    return None
+  for line in reversed(lines):
+    if line.startswith("error: "):
+      return line.removeprefix("error: ")
+  trace = any(line.startswith("Traceback") for line in lines)
+  return lines[-1] if trace else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+  """How a run of this session goes on."""
+
+  task: str
+  seconds: float  # since it was started
+  begin: float  # how much was done when it was started
+  fraction: float
+
+
+def seconds_left(
+  known: Mapping[str, Sequence[float]],
+  running: Sequence[Running],
+  waiting: Sequence[str],
+  jobs: int,
+) -> float | None:
+  """Until all is done, by the seconds `known` of finished runs and the pace of running ones."""
+  known = {task: list(seconds) for task, seconds in known.items() if seconds}
+  left = []
+  for run in running:
+    if run.fraction > run.begin:
+      left.append(run.seconds / (run.fraction - run.begin) * (1 - run.fraction))
+      if run.task not in known:
+        known[run.task] = [run.seconds / (run.fraction - run.begin)]
+  mean = {task: sum(seconds) / len(seconds) for task, seconds in known.items()}
+  if not mean:
+    return None
+  anywhere = sum(mean.values()) / len(mean)
+  left += [
+    mean.get(run.task, anywhere) * (1 - run.fraction)
+    for run in running
+    if run.fraction <= run.begin
+  ]
+  left += [mean.get(task, anywhere) for task in waiting]
+  return max(max(left, default=0.0), sum(left) / max(1, jobs))
+
+
+def overview(
+  results: Mapping[Cell, Mapping[str, Any]],
+  running: Sequence[Running],
+  failed: int,
+  waiting: int,
+  left: float | None,
+) -> str:
+  """One line: counts, time left, the best test accuracy of each task."""
+  going = f" ({', '.join(f'{run.fraction:.0%}' for run in running)})" if running else ""
+  best: dict[str, tuple[float, str]] = {}
+  for cell, found in results.items():
+    here = (found["test"]["accuracy"], cell.attention)
+    best[cell.task] = max(best.get(cell.task, here), here)
+  parts = [
+    f"{len(results)} done, {len(running)} running{going}, {failed} failed, {waiting} waiting",
+    "time left unknown" if left is None else f"{duration(left)} left",
+    *([f"best: {', '.join(f'{t} {a:.4f} {m}' for t, (a, m) in best.items())}"] if best else []),
+  ]
+  return "; ".join(parts)
+
+
+def _read(path: Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    return None

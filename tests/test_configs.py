@@ -1,0 +1,132 @@
+"""Every recipe with every preset makes a model and an optimizer, and no key goes unread."""
+
+import importlib.util
+import inspect
+import math
+
+import jax
+import pytest
+import tiny
+from ml_collections import ConfigDict
+from tiny import one_device, space  # noqa: F401
+
+import train
+from lra import command, optim, tasks
+from lra.errors import UserError
+
+# ruff: noqa: F811
+
+RECIPES = sorted(p for p in (tiny.ROOT / "configs/lra").glob("*_*.py") if p.stem[0] != "_")
+PRESETS = ("default", "official", "small", "quick")
+
+
+def load(path, preset):
+  """The config as the command line would load it."""
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(preset)
+
+
+def _options(config):
+  return {key: value for key, value in config.task.items() if key != "name"}
+
+
+def test_every_task_has_a_recipe_for_every_mechanism():
+  named = {tuple(path.stem.rsplit("_", 1)) for path in RECIPES}
+  assert named == {(t, a) for t in tasks.TASKS for a in ("softmax", "linear", "cosformer")}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_builds(path, preset):
+  config = load(path, preset)
+  assert path.stem == f"{config.task.name}_{config.model.attention}"
+  task = tasks.get(config.task.name)
+  longest = task.longest(_options(config))
+  command.check_training(config, 1)
+  given = {"raw_dir": None, "cache_dir": None, "report": print}
+  inspect.signature(task.prepare).bind(**given, **_options(config))
+  model = command.build_model(config, task, longest)
+  optimizer, schedule = optim.make(config.optim, config.train.steps)
+  ids = jax.ShapeDtypeStruct((2, task.streams, longest), "int32")
+  lengths = jax.ShapeDtypeStruct((2, task.streams), "int32")
+  init = lambda *inputs: model.init_with_output(jax.random.key(0), *inputs, train=False)
+  logits, variables = jax.eval_shape(init, ids, lengths)
+  jax.eval_shape(optimizer.init, variables["params"])
+  assert logits.shape == (2, task.num_classes) and logits.dtype == "float32"
+
+  steps, rate = config.train.steps, config.optim.learning_rate
+  assert 0 < config.train.log_every <= config.train.eval_every <= steps
+  assert config.train.batch_size % 8 == 0
+  peak = max(float(schedule(t)) for t in {min(config.optim.warmup_steps, steps - 1), steps - 1})
+  if config.optim.schedule == "lra_rsqrt":
+    rate /= math.sqrt(config.optim.warmup_steps)
+  assert 0 < peak <= rate * 1.0001
+
+
+@pytest.mark.parametrize("task", sorted(tasks.TASKS))
+@pytest.mark.parametrize("preset", PRESETS)
+def test_mechanism_changes_the_mechanism_and_nothing_else(task, preset):
+  """`--config.model.attention` and the name of the recipe come to the same, `official` apart."""
+  made = [
+    load(tiny.ROOT / f"configs/lra/{task}_{attention}.py", preset).to_dict()
+    for attention in ("linear", "cosformer")
+  ]
+  assert made[0]["model"].pop("attention") != made[1]["model"].pop("attention")
+  assert made[0] == made[1]
+
+
+def leaves(config, prefix=""):
+  """{(id of the section, key): path} of every leaf."""
+  found = {}
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      found |= leaves(value, f"{prefix}{key}.")
+    else:
+      found[id(config), key] = prefix + key
+  return found
+
+
+def unread(config, run, monkeypatch):
+  """Paths of the leaves that `run()` does not read; writing the whole config down does not count."""
+  wanted, read = leaves(config), set()
+  get, to_dict = ConfigDict.__getitem__, ConfigDict.to_dict
+
+  def noting(self, key):
+    read.add((id(self), key))
+    return get(self, key)
+
+  def written(self, *args, **kwargs):
+    before = set(read)
+    result = to_dict(self, *args, **kwargs)
+    if self is config:
+      read.intersection_update(before)
+    return result
+
+  with monkeypatch.context() as patch:
+    patch.setattr(ConfigDict, "__getitem__", noting)
+    patch.setattr(ConfigDict, "to_dict", written)
+    run()
+  return [path for leaf, path in wanted.items() if leaf not in read]
+
+
+def test_no_key_goes_unread(space, one_device, tmp_path, monkeypatch):
+  """The sections task and model are handed over whole to functions that refuse what they do not know."""
+  config = tiny.config(train__plateau_steps=8)
+  with config.unlocked():
+    config.train.forgotten = 1
+    config.forgotten = 1
+  where = {"data_dir": space / "data", "raw_dir": None, "stop": tiny.Never()}
+  run = lambda: train.train(config, tmp_path, **where)
+  assert unread(config, run, monkeypatch) == ["forgotten", "train.forgotten"]
+
+
+@pytest.mark.parametrize("section", ["task", "model"])
+def test_unknown_key_of_a_section_handed_over_whole_is_refused(tmp_path, section):
+  config = tiny.config()
+  with config.unlocked():
+    config[section].forgotten = 1
+  where = {"data_dir": tmp_path / "data", "raw_dir": None, "stop": tiny.Never()}
+  with pytest.raises((TypeError, UserError), match="forgotten"):
+    train.train(config, tmp_path / "run", **where)

@@ -1,0 +1,102 @@
+"""The run directory: what is refused, what is dropped, what is written whole."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from lra import records
+from lra.errors import UserError
+
+CONFIG = {"seed": 0, "model": {"width": 8, "length": None}, "train": {"rate": 0.1}}
+
+
+def lines(folder):
+  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_same_config_is_taken_up_again(tmp_path):
+  folder = tmp_path / "new/run"
+  assert records.Run(folder, CONFIG).result is None
+  assert json.loads((folder / "config.json").read_text()) == CONFIG
+  assert records.Run(folder, ConfigDict(CONFIG).to_dict()).result is None
+
+
+@pytest.mark.parametrize(
+  "config, differing",
+  [
+    (CONFIG | {"seed": 1}, "config.seed: there 0, now 1"),
+    (CONFIG | {"model": {"width": 8, "length": 9}}, "config.model.length: there None, now 9"),
+    (CONFIG | {"new": 5}, "config.new: there None, now 5"),
+    ({"seed": 0, "model": CONFIG["model"]}, "config.train: there {'rate': 0.1}, now None"),
+  ],
+)
+def test_other_config_is_refused_by_its_differing_keys(tmp_path, config, differing):
+  records.Run(tmp_path, CONFIG)
+  with pytest.raises(UserError) as raised:
+    records.Run(tmp_path, config)
+  assert f"({differing})" in str(raised.value) and "--workdir" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_unreadable_record_is_a_user_error(tmp_path, name):
+  records.Run(tmp_path, CONFIG)
+  (tmp_path / name).write_text('{"seed"')
+  with pytest.raises(UserError, match=f"{name} cannot be read; delete it"):
+    print(records.Run(tmp_path, CONFIG).result)
+
+
+def test_folder_that_cannot_be_made_is_a_user_error(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="cannot write to .*file/run: .*--workdir"):
+    records.Run(tmp_path / "file/run", CONFIG)
+
+
+def test_metrics_continue_after_the_step_of_the_checkpoint(tmp_path):
+  run = records.Run(tmp_path, CONFIG)
+  run.start(0)
+  for step in (1, 2, 3):
+    run.log(step, {"train/loss": 1 / step})
+  run.close()
+  with open(tmp_path / "metrics.jsonl", "a") as file:
+    file.write('{"step": 4, "tra')
+  run = records.Run(tmp_path, CONFIG)
+  run.start(2)
+  run.log(3, {"train/loss": 0.1 + 0.2})
+  run.close()
+  assert lines(tmp_path) == [
+    {"step": 1, "train/loss": 1.0},
+    {"step": 2, "train/loss": 0.5},
+    {"step": 3, "train/loss": 0.30000000000000004},
+  ]
+
+
+def test_rates_are_medians_and_finishing_is_final(tmp_path):
+  run = records.Run(tmp_path, CONFIG)
+  run.start(0)
+  for step, rate in enumerate((1.0, 100.0, 3.0)):
+    run.log(step, {"time/examples_per_second": rate, "time/tokens_per_second": 2 * rate})
+    run.log(step, {"validation/loss": float("nan")})
+  assert run.rates() == {"examples_per_second": 3.0, "tokens_per_second": 6.0}
+  run.finish({"test": {"accuracy": 0.5}})
+  assert records.Run(tmp_path, CONFIG).result == {"test": {"accuracy": 0.5}}
+  assert list(tmp_path.glob("*.tmp")) == [] and list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_restart_puts_the_metrics_aside(tmp_path):
+  run = records.Run(tmp_path, CONFIG)
+  for attempt in range(3):
+    assert run.attempt == attempt
+    run.start(0)
+    run.log(1, {"train/loss": float(attempt)})
+    run.restart()
+  assert [json.loads((tmp_path / f"metrics.attempt{i}.jsonl").read_text()) for i in range(3)] == [
+    {"step": 1, "train/loss": float(i)} for i in range(3)
+  ]
+
+
+def test_environment_names_versions_and_revision():
+  here = records.environment()
+  assert here["packages"]["jax"] and here["devices"] >= 1 and here["platform"]
+  assert here["revision"] is None or len(here["revision"]) == 40
+  json.dumps(here)
