@@ -22,6 +22,7 @@ from lra.evaluation import Evaluator
 from lra.progress import Clock, Progress
 
 FLAGS = command.define_flags()
+RESTART = "restart"
 
 
 def train(
@@ -31,10 +32,24 @@ def train(
   data_dir: Path,
   raw_dir: Path | None,
   stop: command.StopRequest,
-  clock: Clock | None = None,
 ) -> dict | None:
   """Runs or resumes `config` in `workdir`; the result, or None if `stop` came first."""
-  clock, progress = clock or Clock(), Progress()
+  clock, outcome = Clock(), RESTART
+  while outcome is RESTART:
+    outcome = attempt(config, workdir, data_dir, raw_dir, stop, clock)
+  return outcome
+
+
+def attempt(
+  config: ConfigDict,
+  workdir: Path,
+  data_dir: Path,
+  raw_dir: Path | None,
+  stop: command.StopRequest,
+  clock: Clock,
+) -> dict | str | None:
+  """`train` with one seed; RESTART if it stays on a plateau and another seed is to be tried."""
+  progress = Progress()
 
   # What the config asks for: its mistakes show before anything is written.
   task = tasks.get(config.task.name)
@@ -104,10 +119,11 @@ def train(
 
   def check_finite() -> None:
     if (bad := int(state.window.first_bad)) >= 0:
+      kept = checkpoints.latest
       raise UserError(
         f"the loss is not finite at step {bad:,} (steps {logged:,} to {t:,}); lower "
-        "config.optim.learning_rate or set config.optim.clip_norm and start a new run; "
-        f"the last good checkpoint is that of step {checkpoints.latest or 0:,} in {workdir}"
+        "config.optim.learning_rate or set config.optim.clip_norm and start a new run; last good "
+        f"checkpoint in {workdir}: {'none' if kept is None else f'step {kept:,}'}"
       )
 
   def save() -> None:
@@ -149,11 +165,12 @@ def train(
       progress.line(results.evaluation_line(t, measured, best))
       if t >= config.train.plateau_steps and results.plateau(best, data):
         again = run.attempt < config.train.restarts and t < config.train.steps
-        progress.line(results.plateau_line(t, best, again))
+        if again or t - config.train.eval_every < config.train.plateau_steps:
+          progress.line(results.plateau_line(t, best, again))
         if again:  # nothing of this attempt is left but its metrics
           checkpoints.clear()
           run.restart()
-          return train(config, workdir, data_dir=data_dir, raw_dir=raw_dir, stop=stop, clock=clock)
+          return RESTART
     if t == next_eval or clock.total - last_save > config.train.checkpoint_seconds:
       with clock.pause("checkpoints"):
         save()

@@ -96,7 +96,7 @@ class TrainPlan:
     count = min(limit, left[i])
     return Dispatch(self._buckets[bucket[i]], batches[i : i + count])
 
-  @functools.lru_cache(maxsize=2)  # noqa: B019  (a plan lives as long as its run)
+  @functools.lru_cache(maxsize=2)
   def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Batches [steps, b], bucket [steps] and batches left in the run [steps] of an epoch."""
     rng = np.random.default_rng([self._seed, epoch])

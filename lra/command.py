@@ -1,6 +1,7 @@
 """The command line of train.py: flags, folders, checks of a config, requests to stop."""
 
 import contextlib
+import hashlib
 import os
 import re
 import signal
@@ -124,7 +125,10 @@ def default_workdir(values: flags.FlagValues) -> Path:
   name, preset = recipe(values)
   parts = [name, *([preset] if preset else [])]
   parts += [f"{key}={value}" for key, value in overrides(values).items()]
-  return Path("runs") / re.sub(r"[^\w.=+-]+", "_", "-".join([*parts, f"seed{values.config.seed}"]))
+  text = re.sub(r"[^\w.=+-]+", "_", "-".join(parts))
+  if len(text) > 160:  # file names have 255 bytes at most
+    text = f"{text[:140]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+  return Path("runs") / f"{text}-seed{values.config.seed}"
 
 
 def default_data_dir() -> Path:

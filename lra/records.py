@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def environment() -> dict[str, Any]:
   packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "numba")
   device = jax.devices()[0]
   return {
-    "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     "python": platform.python_version(),
     "packages": {name: importlib.metadata.version(name) for name in packages},
     "platform": device.platform,

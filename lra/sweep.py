@@ -15,7 +15,7 @@ from typing import Any
 from lra import command, tasks
 from lra.errors import UserError
 from lra.progress import duration
-from models import attention as mechanisms
+from models.attention import ATTENTION
 
 ROOT = Path(__file__).parent.parent
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")  # the five of the average
@@ -23,7 +23,7 @@ TASKS = ("listops", "text", "retrieval", "image", "pathfinder")  # the five of t
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One run. Two cells are the same if their folder is."""
+  """One run."""
 
   task: str
   attention: str
@@ -64,11 +64,14 @@ def cells(
       raise UserError(f"config.{key} is what a sweep varies; use {option}")
   if any(a.partition("=")[0].lstrip("-") in ("config", "workdir") for a in arguments):
     raise UserError("a sweep chooses --config and --workdir; use --preset and --runs_dir")
-  chosen = [tuple(f"--config.{k}={v}" for k, v in zip(grid, c)) for c in _product(grid)]
+  chosen = [
+    tuple(f"--config.{k}={v}" for k, v in zip(grid, c)) for c in itertools.product(*grid.values())
+  ]
   made = []
   for seed, name, attention, more in itertools.product(seeds, task_names, attentions, chosen):
     tasks.get(name)
-    mechanisms.options_of(attention)
+    if attention not in ATTENTION:
+      raise UserError(f"unknown attention {attention!r}; there are {', '.join(sorted(ATTENTION))}")
     given = (*_recipe(name, attention, preset), f"--config.seed={seed}", *more, *arguments)
     values = command.read(given)
     folder = command.default_workdir(values)
@@ -79,11 +82,7 @@ def cells(
       given += (f"--workdir={folder}",)
     config = json.loads(json.dumps(values.config.to_dict()))
     made.append(Cell(name, attention, seed, given, folder, config))
-  return list(dict.fromkeys(made))
-
-
-def _product(grid: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, ...]]:
-  return itertools.product(*grid.values())
+  return list({cell.folder: cell for cell in made}.values())
 
 
 def _recipe(task: str, attention: str, preset: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from models.attention.layer import SelfAttention
@@ -33,7 +34,7 @@ class Mlp(nn.Module):
 
   mlp_dim: int
   dropout: float
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(self, x: Float[Array, "t w"], *, train: bool) -> Float[Array, "t w"]:
@@ -56,7 +57,7 @@ class Block(nn.Module):
   qkv_dim: int
   mlp_dim: int
   dropout: float
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(
@@ -91,7 +92,7 @@ class Encoder(nn.Module):
   dropout: float
   positions: str
   cls: bool
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(
@@ -140,8 +141,11 @@ class Encoder(nn.Module):
       side = round(self.max_length**0.5)
       if side * side != self.max_length or n != length:
         raise ValueError(f"row_column positions need a square image, not {self.max_length} tokens")
-      row = self.param("rows", init, (side, 1, self.emb_dim))
-      column = self.param("columns", init, (1, side, self.emb_dim))
+      half = nn.initializers.normal(
+        0.5**0.5
+      )  # together as large as the embedding they are added to
+      row = self.param("rows", half, (side, 1, self.emb_dim))
+      column = self.param("columns", half, (1, side, self.emb_dim))
       grid = (row + column).reshape(-1, self.emb_dim)
       return jnp.pad(grid, ((self.cls, 0), (0, 0)))
     raise ValueError(f"unknown positions {self.positions!r}; there are {', '.join(POSITIONS)}")

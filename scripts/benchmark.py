@@ -24,8 +24,8 @@ import optax
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra import devices  # noqa: E402
-from models import heads  # noqa: E402
+from lra import devices
+from models import heads
 
 LAYERS, WIDTH, HEADS, MLP, VOCABULARY, CLASSES = 4, 256, 4, 1024, 257, 2
 

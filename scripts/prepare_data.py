@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra import command, store, tasks  # noqa: E402
-from lra.errors import UserError  # noqa: E402
-from lra.progress import Progress, duration  # noqa: E402
+from lra import command, store, tasks
+from lra.errors import UserError
+from lra.progress import Progress, duration
 
 DEFAULT = ("listops", "text", "retrieval", "image", "pathfinder")
 

@@ -16,3 +16,5 @@ def x64():
   """float64 in JAX for the length of a test."""
   with jax.enable_x64(True):
     yield
+
+pytest_plugins = ["tiny"]  # fixtures of tiny runs

@@ -1,7 +1,5 @@
 """Checkpoints: the newest one, whole or not at all, and what a run says when there is none to be had."""
 
-# ruff: noqa: F811
-
 import errno
 import shutil
 
@@ -10,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from tiny import one_device, space, whole  # noqa: F401
 
 from lra import checkpoint, devices
 from lra.errors import UserError

@@ -6,12 +6,11 @@ import sys
 import pytest
 import tiny
 from absl import flags
-from tiny import space  # noqa: F401
 
 from lra import command
 from lra.errors import UserError
 
-# ruff: noqa: F811
+
 # ml_collections loads config files so
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 

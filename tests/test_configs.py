@@ -8,13 +8,11 @@ import jax
 import pytest
 import tiny
 from ml_collections import ConfigDict
-from tiny import one_device, space  # noqa: F401
 
 import train
 from lra import command, optim, tasks
 from lra.errors import UserError
 
-# ruff: noqa: F811
 
 RECIPES = sorted(p for p in (tiny.ROOT / "configs/lra").glob("*_*.py") if p.stem[0] != "_")
 PRESETS = ("default", "official", "small", "quick")

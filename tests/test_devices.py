@@ -1,13 +1,10 @@
 """One device and eight give the same numbers; what the number of devices cannot divide is refused."""
 
-# ruff: noqa: F811
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from tiny import one_device, space, whole  # noqa: F401
 
 from lra import devices
 from lra.errors import UserError

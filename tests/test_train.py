@@ -1,7 +1,5 @@
 """Whole runs: what they leave behind, and that stopping and killing them changes nothing."""
 
-# ruff: noqa: F811
-
 import json
 import os
 import random
@@ -12,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from tiny import one_device, space, whole  # noqa: F401
 
 import train
 from lra import command

@@ -135,8 +135,10 @@ def start(space, *arguments, devices=1, recipe=RECIPE, small=True):
 def metrics(workdir, timeless=True):
   """The lines of metrics.jsonl, by default without measurements of the machine."""
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  keep = lambda name: not (timeless and name.startswith("time/"))
-  return [{name: value for name, value in line.items() if keep(name)} for line in lines]
+  drop = "time/" if timeless else "\0"
+  return [
+    {name: value for name, value in line.items() if not name.startswith(drop)} for line in lines
+  ]
 
 
 def comparable(result):

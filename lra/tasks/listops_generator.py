@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from lra.errors import UserError
-from lra.tasks.listops import BRACKET, DIGIT_0, MAX, MED, MIN, SUM_MOD, Limits
+from lra.tasks.listops import BRACKET, DIGIT_0, MAX, MIN, SUM_MOD, Limits
 
 VERSION = 1  # of the stream: another number wherever the same seed would give other bytes
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from models.attention import ATTENTION, options
@@ -22,7 +23,7 @@ class SelfAttention(nn.Module):
   qkv_dim: int  # all heads together; the output goes back to the width of the input
   attention_options: Mapping[str, Any]  # keywords of the mechanism's `attend`
   causal: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(

@@ -126,6 +126,17 @@ def test_poolings():
   np.testing.assert_allclose(masked, [x[0].mean(0), x[1, :2].mean(0), 0 * x[2, 0]], atol=1e-6)
 
 
+def test_cls_is_masked_as_the_first_token_is():
+  encoder = build().encoder
+  ids, _ = batch()
+  ids = jnp.repeat(ids[:1, 0], 2, 0)
+  mask = jnp.arange(16) >= jnp.array([[0], [1]])
+  params = parameters(encoder, ids, mask)
+  x, wider = jax.jit(partial(encoder.apply, train=False))(params, ids, mask)
+  assert x.shape == (2, 17, 12)
+  np.testing.assert_array_equal(wider, np.concatenate([mask[:, :1], mask], 1))
+
+
 def test_two_streams_share_the_encoder_and_meet_in_the_features():
   rng = np.random.default_rng(0)
   u, v = rng.normal(size=(2, 3, 4))

@@ -1,0 +1,132 @@
+"""One cell as one job, on this machine or a Slurm cluster. Only this file knows submitit.
+
+A job is one process of train.py. It is stopped by a single SIGTERM, upon which it writes a
+checkpoint; it holds a lock, so that a job left over from a killed sweep is waited for, not doubled.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from lra import sweep
+from lra.errors import UserError
+from lra.sweep import Cell
+
+YEAR = 365 * 24 * 60  # minutes
+
+
+class Training(submitit.helpers.Checkpointable):
+  """One train.py as a job; returns its exit code and whether it was asked to stop."""
+
+  def __init__(self, cell: Cell, environment: Mapping[str, str | None]) -> None:
+    """environment: variables to set, or with None to unset."""
+    self.arguments, self.log, self.environment = cell.arguments, cell.log, dict(environment)
+
+  def __call__(self) -> tuple[int, bool]:
+    self._process, self._asked = None, set()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    before = {number: signal.signal(number, self._ask) for number in numbers}
+    try:
+      code = self._run()
+    finally:
+      for number, handler in before.items():
+        signal.signal(number, handler)
+      self._process, asked = None, self._asked
+    if code and signal.SIGUSR2 in asked and callable(before[signal.SIGUSR2]):
+      before[signal.SIGUSR2](signal.SIGUSR2, None)  # the end of a time slice: submitit requeues
+    return code, bool(asked)
+
+  def _ask(self, number: int, _: Any) -> None:
+    """Passes the first signal on as SIGTERM: a second one would end train.py without a checkpoint."""
+    if not self._asked and self._process is not None:
+      self._process.terminate()
+    self._asked.add(number)
+
+  def _run(self) -> int:
+    environment = os.environ | {k: v for k, v in self.environment.items() if v is not None}
+    for name in (name for name, value in self.environment.items() if value is None):
+      environment.pop(name, None)
+    with open(self.log.with_suffix(".lock"), "w") as lock:
+      while not _locked(lock.fileno()):
+        if self._asked:
+          return 128 + signal.SIGTERM
+        time.sleep(0.5)
+      with open(self.log, "wb") as log, ignored(signal.SIGUSR2):
+        process = subprocess.Popen(
+          [sys.executable, "train.py", *self.arguments],
+          cwd=sweep.ROOT,
+          env=environment,
+          stdin=subprocess.DEVNULL,
+          stdout=log,
+          stderr=subprocess.STDOUT,
+          start_new_session=True,  # out of reach of the terminal's Ctrl-C
+          pass_fds=[lock.fileno()],  # the lock lasts as long as train.py
+        )
+      self._process = process
+      if self._asked:
+        process.terminate()
+      while (code := process.poll()) is None:
+        time.sleep(0.1)
+      return code
+
+
+def _locked(descriptor: int) -> bool:
+  """Takes the lock; False if another process has it. A file system without locks has it free."""
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  except OSError:
+    pass
+  return True
+
+
+@contextlib.contextmanager
+def ignored(number: int) -> Iterator[None]:
+  """Processes started inside ignore the signal for good, unless they choose otherwise."""
+  before = signal.signal(number, signal.SIG_IGN)
+  try:
+    yield
+  finally:
+    signal.signal(number, before)
+
+
+def executor(cluster: str, folder: Path, options: Mapping[str, Any]) -> submitit.Executor:
+  """The submitit executor. Raises UserError where there is no such cluster or option."""
+  try:
+    made = submitit.AutoExecutor(folder, cluster=cluster)
+    made.update_parameters(**({"timeout_min": YEAR} if cluster != "slurm" else {}) | options)
+  except (RuntimeError, ValueError, NameError, TypeError) as error:
+    raise UserError(f"--cluster {cluster}: {str(error).splitlines()[0]}") from None
+  return made
+
+
+def gpus() -> list[str]:
+  """Names of this machine's GPUs as CUDA_VISIBLE_DEVICES has them."""
+  if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+    return [name for name in given.split(",") if name]
+  try:
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
+  except (OSError, subprocess.TimeoutExpired):
+    return []
+  names = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+  return [str(i) for i in range(len(names))] if listed.returncode == 0 else []
+
+
+def device_environment(slot: int, devices: Sequence[str], jobs: int) -> dict[str, str | None]:
+  """What gives job number `slot` of `jobs` its GPU; submitit's own setting hides them all."""
+  if not devices:
+    return {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
+  environment = {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]}
+  if jobs > len(devices):  # several on one
+    environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+  return environment

@@ -1,0 +1,50 @@
+"""Prints the accuracy table, mean and standard deviation over seeds, beside the published one.
+
+    scripts/run scripts/make_table.py                            from results/
+    scripts/run scripts/make_table.py runs --format latex        from run directories
+    scripts/run scripts/make_table.py --update_readme            README.md between its markers
+
+Each preset has a table of its own. A row never mixes presets, configs or data unless --mix says so.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from configs.lra import base
+from lra import export, render, table
+from lra.command import run_main
+from lra.errors import UserError
+
+
+def main() -> int:
+  """Prints the table, or writes it into the README."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("source", nargs="*", type=Path, default=[ROOT / "results"])
+  parser.add_argument("--format", choices=tuple(render.FORMATS), default="markdown")
+  parser.add_argument("--preset", nargs="+", help="only these")
+  parser.add_argument("--mix", action="store_true", help="whatever the runs differ in, one table")
+  parser.add_argument("--update_readme", action="store_true", help="always all of results/")
+  args = parser.parse_args()
+  if args.update_readme:
+    if args.source != [ROOT / "results"] or args.preset or args.mix or args.format != "markdown":
+      raise UserError("--update_readme shows all of results/, so it goes with no other option")
+  records = export.read_all(args.source)
+  kept = [r for r in records if not args.preset or r["preset"] in args.preset]
+  text = render.FORMATS[args.format](table.tables(kept, mix=args.mix, full_size=base.TASKS))
+  if args.update_readme:
+    readme = ROOT / "README.md"
+    readme.write_text(render.between_markers(readme.read_text(), text))
+    print(f"{readme.name}: {len(kept)} runs")
+  else:
+    print(text, end="")
+  return 0
+
+
+if __name__ == "__main__":
+  run_main(main)

@@ -1,0 +1,141 @@
+"""Runs tasks x attentions x seeds, each as the train.py command that a person would type.
+
+    scripts/run scripts/sweep.py                               five tasks, three mechanisms, seeds 0 1 2
+    scripts/run scripts/sweep.py --preset quick --seeds 0 --jobs 2
+    scripts/run scripts/sweep.py --tasks text image --attentions cosformer --config.train.steps=100
+    scripts/run scripts/sweep.py --attentions cosformer --grid \\
+      model.attention_options.feature_map=relu,leaky_relu,identity
+    scripts/run scripts/sweep.py --cluster slurm --partition gpu --gpus 1 --time 600
+    scripts/run scripts/sweep.py --dry_run                     the commands
+
+Finished runs are skipped, interrupted ones continue, failed ones are listed and tried again by the
+same command. Ctrl-C ends all runs with a checkpoint. What follows -- goes to every train.py.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from lra import jobs, launch, sweep
+from lra.command import StopRequest, run_main
+from lra.errors import UserError
+from lra.progress import Progress
+from models.attention import ATTENTION
+
+
+def parser() -> argparse.ArgumentParser:
+  """The options."""
+  made = argparse.ArgumentParser(
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  made.add_argument("--tasks", nargs="+", default=sweep.TASKS)
+  made.add_argument("--attentions", nargs="+", default=tuple(ATTENTION))
+  made.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
+  made.add_argument("--preset", default="default", help="of the config files")
+  made.add_argument(
+    "--grid", action="append", default=[], metavar="KEY=V1,V2", help="all values; may be repeated"
+  )
+  made.add_argument("--runs_dir", type=Path, help="of the runs' folders; default: runs")
+  made.add_argument("--dry_run", action="store_true", help="print the commands and end")
+  made.add_argument("--retries", type=int, default=0, help="of a failed run within this sweep")
+  made.add_argument("--cluster", choices=("local", "slurm", "debug"), default="local")
+  made.add_argument(
+    "--jobs", type=int, help="at a time; default: one a GPU, or 1; on Slurm no limit"
+  )
+  slurm = made.add_argument_group("Slurm, for each job")
+  slurm.add_argument("--partition")
+  slurm.add_argument("--account")
+  slurm.add_argument("--qos")
+  slurm.add_argument("--constraint")
+  slurm.add_argument("--time", type=int, default=24 * 60, help="minutes; then a job is requeued")
+  slurm.add_argument("--gpus", type=int)
+  slurm.add_argument("--cpus", type=int)
+  slurm.add_argument("--mem", type=float, help="gigabytes")
+  slurm.add_argument(
+    "--slurm", action="append", default=[], metavar="KEY=VALUE", help="any other sbatch option"
+  )
+  return made
+
+
+def pairs(texts: list[str], option: str) -> dict[str, str]:
+  """KEY=VALUE texts as a dict."""
+  for text in texts:
+    if "=" not in text.strip("="):
+      raise UserError(f"{option} {text}: KEY=VALUE is wanted")
+  return dict(text.split("=", 1) for text in texts)
+
+
+def slurm_options(args: argparse.Namespace) -> dict:
+  """What submitit calls them."""
+  options = {
+    "timeout_min": args.time,
+    "gpus_per_node": args.gpus,
+    "cpus_per_task": args.cpus,
+    "mem_gb": args.mem,
+    "slurm_partition": args.partition,
+    "slurm_account": args.account,
+    "slurm_qos": args.qos,
+    "slurm_constraint": args.constraint,
+    "slurm_job_name": "lra",
+    "slurm_additional_parameters": pairs(args.slurm, "--slurm") or None,
+  }
+  return {name: value for name, value in options.items() if value is not None}
+
+
+def main() -> int:
+  """Runs the sweep; 1 if a run failed, 130 or 143 if it was stopped."""
+  arguments = sys.argv[1:]
+  at = arguments.index("--") if "--" in arguments else len(arguments)
+  args, unknown = parser().parse_known_args(arguments[:at])
+  for argument in unknown:
+    if not argument.startswith("--config."):
+      raise UserError(f"unexpected argument {argument!r}; options of train.py come after --")
+  cells = sweep.cells(
+    args.tasks,
+    args.attentions,
+    args.seeds,
+    preset=args.preset,
+    arguments=[*unknown, *arguments[at + 1 :]],
+    grid={key: values.split(",") for key, values in pairs(args.grid, "--grid").items()},
+    runs_dir=args.runs_dir,
+  )
+  if args.dry_run:
+    for cell in cells:
+      print(cell.command + ("  # finished" if sweep.result(cell) else ""))
+    return 0
+
+  progress, devices = Progress(), launch.gpus() if args.cluster != "slurm" else []
+  limit = args.jobs or (len(cells) if args.cluster == "slurm" else max(1, len(devices)))
+  if limit < 1:
+    raise UserError(f"--jobs must be at least 1, not {limit}")
+  going = jobs.Sweep(
+    cells,
+    cluster=args.cluster,
+    options=slurm_options(args) if args.cluster == "slurm" else {},
+    jobs=1 if args.cluster == "debug" else limit,
+    devices=devices,
+    retries=args.retries,
+    progress=progress,
+  )
+  progress.line(f"runs: {len(cells)}, finished before: {len(going.finished)}")
+  for cell in going.waiting:
+    if error := sweep.last_error(cell.log):
+      progress.line(f"{cell.folder.name}: failed before, tried again: {error}")
+  stop = StopRequest()
+  outcome = going.run(stop)
+  progress.line(
+    f"{len(outcome.finished)} of {len(cells)} runs finished, {len(outcome.failed)} failed"
+  )
+  for cell, reason in outcome.failed.items():
+    progress.line(f"failed: {cell.folder.name}: {reason}\n  (all it said: {cell.log})")
+  if outcome.left:
+    progress.line("stopped; the same command continues")
+  return stop.exit_code or (130 if outcome.left else bool(outcome.failed))
+
+
+if __name__ == "__main__":
+  run_main(main)

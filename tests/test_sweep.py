@@ -1,0 +1,272 @@
+"""Sweeps: the runs a person would type, each once, whatever fails or is stopped in between."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import handmade
+import pytest
+import tiny
+from tiny import space  # noqa: F401
+
+from lra import command, jobs, launch, sweep
+from lra.command import StopRequest
+from lra.errors import UserError
+from lra.sweep import Running
+
+# ruff: noqa: F811
+# ml_collections loads config files so
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+FAKE = '''
+"""Stands in for train.py: notes that it was called, then ends as its seed says."""
+import json, os, pathlib, sys, time
+given = dict(a.lstrip("-").partition("=")[::2] for a in sys.argv[1:])
+folder = pathlib.Path(given["workdir"])
+seed = int(given["config.seed"])
+folder.mkdir(parents=True, exist_ok=True)
+with open(folder / "calls", "a") as file:
+  print(os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
+calls = len((folder / "calls").read_text().splitlines())
+print("working")
+if seed == 1:
+  sys.exit("error: no such luck; try another seed")
+if seed == 2 and calls == 1:
+  raise ValueError("only the first time")
+if seed == 3 and calls == 1:
+  os.kill(os.getppid(), 2)  # Ctrl-C
+  time.sleep(60)
+(folder / "config.json").write_text((folder.parent / f"{seed}.json").read_text())
+result = {"test": {"accuracy": 0.1 * seed}, "time": {"seconds": 1.0}}
+(folder / "result.json").write_text(json.dumps(result))
+'''
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+  """fake(*seeds, **options) -> Outcome of a sweep in this process over a train.py of our own."""
+  (tmp_path / "train.py").write_text(FAKE)
+  home = tmp_path / "runs"
+  home.mkdir()
+
+  def run(*seeds, **options):
+    cells = sweep.cells(["listops"], ["linear"], seeds, preset="quick", runs_dir=home)
+    for cell in cells:
+      (home / f"{cell.seed}.json").write_text(json.dumps(cell.config))
+    monkeypatch.setattr(sweep, "ROOT", tmp_path)
+    try:
+      return jobs.Sweep(cells, cluster="debug", **options).run(StopRequest())
+    finally:
+      monkeypatch.undo()
+
+  return run
+
+
+def by_seed(outcome):
+  """(finished, failed, left) as seeds."""
+  return tuple(sorted(cell.seed for cell in part) for part in outcome)
+
+
+def test_runs_are_those_a_person_would_type():
+  cells = sweep.cells(sweep.TASKS, ["softmax", "linear", "cosformer"], [0, 1, 2])
+  assert len(cells) == len({cell.folder for cell in cells}) == 45
+  assert [c.seed for c in cells] == sorted(c.seed for c in cells)  # a whole table first
+  assert cells[0].folder == sweep.ROOT / "runs/listops_softmax-seed0"
+  typed = shlex.split(cells[-1].command)
+  assert typed[:2] == ["python", "train.py"]
+  values = command.read(typed[2:])
+  assert sweep.ROOT / command.default_workdir(values) == cells[-1].folder
+  assert values.config.model.attention == "cosformer" and values.config.seed == 2
+
+
+def test_presets_overrides_and_grids():
+  cells = sweep.cells(
+    ["image"],
+    ["cosformer"],
+    [3],
+    preset="quick",
+    arguments=["--config.train.steps=5"],
+    grid={"model.attention_options.feature_map": ["relu", "exp"], "config.model.cls": ["true"]},
+  )
+  assert [c.config["model"]["attention_options"]["feature_map"] for c in cells] == ["relu", "exp"]
+  assert all(c.config["train"]["steps"] == 5 and c.config["model"]["cls"] is True for c in cells)
+  assert cells[0].folder.name == (
+    "image_cosformer-quick-model.attention_options.feature_map=relu-model.cls=True-train.steps=5-seed3"
+  )
+
+
+def test_long_names_are_cut_but_stay_apart():
+  given = [f"--config.{key}={value}" for key, value in tiny.SMALL.items()]
+  make = lambda *more: sweep.cells(
+    ["listops"], ["linear"], [0], preset="quick", arguments=[*given, *more]
+  )
+  (one,), (other,) = make("--config.optim.eps=1e-3"), make("--config.optim.eps=1e-4")
+  assert len(one.folder.name) < 200 and one.folder != other.folder
+  assert one.folder.name.endswith("-seed0")
+
+
+def test_mechanism_without_a_recipe_of_its_own(monkeypatch):
+  monkeypatch.setitem(sweep.ATTENTION, "mine", None)
+  (cell,) = sweep.cells(["text"], ["mine"], [0])
+  assert "--config.model.attention=mine" in cell.arguments
+  assert cell.config["model"]["attention"] == "mine"
+
+
+@pytest.mark.parametrize(
+  "changes, answer",
+  [
+    ({"task_names": ["nope"]}, "unknown task 'nope'"),
+    ({"attentions": ["nope"]}, "unknown attention 'nope'; there are cosformer, linear, softmax"),
+    ({"preset": "nope"}, "unknown preset 'nope'"),
+    ({"arguments": ["--config.train.stepz=3"]}, "did you mean 'steps'"),
+    ({"arguments": ["--config.seed=3"]}, "use --seeds"),
+    ({"arguments": ["--workdir=x"]}, "use --preset and --runs_dir"),
+    ({"grid": {"model.attention": ["linear"]}}, "use --attentions"),
+    ({"grid": {"train.steps": ["many"]}}, "invalid literal"),
+  ],
+)
+def test_mistakes_show_before_anything_runs(changes, answer):
+  given = {"task_names": ["text"], "attentions": ["linear"], "seeds": [0]} | changes
+  with pytest.raises(UserError, match=answer):
+    sweep.cells(**given)
+
+
+def test_each_run_once_and_failures_are_listed_and_tried_again(fake, tmp_path, capsys):
+  outcome = fake(0, 1, 2)
+  assert by_seed(outcome) == ([0], [1, 2], [])
+  assert list(outcome.failed.values()) == [
+    "no such luck; try another seed",
+    "ValueError: only the first time",
+  ]
+  assert "seed1: failed: no such luck" in capsys.readouterr().out
+  outcome = fake(0, 1, 2, 4)
+  assert by_seed(outcome) == ([0, 2, 4], [1], [])
+  calls = {path.parent.name[-1]: path.read_text() for path in tmp_path.glob("runs/*/calls")}
+  assert {seed: text.count("\n") for seed, text in calls.items()} == {
+    "0": 1,
+    "1": 2,
+    "2": 2,
+    "4": 1,
+  }
+
+
+def test_retries_within_a_sweep(fake):
+  assert by_seed(fake(1, 2, retries=1)) == ([2], [1], [])
+
+
+def test_interrupted_sweep_goes_on(fake):
+  assert by_seed(fake(0, 3, 4)) == ([0], [], [3, 4])
+  assert by_seed(fake(0, 3, 4)) == ([0, 3, 4], [], [])
+
+
+def test_finished_run_of_another_config_is_not_finished(fake, tmp_path):
+  fake(0)
+  (path,) = tmp_path.glob("runs/*seed0/config.json")
+  path.write_text("{}")
+  cells = sweep.cells(["listops"], ["linear"], [0], preset="quick", runs_dir=tmp_path / "runs")
+  assert sweep.result(cells[0]) is None
+
+
+def test_a_run_waits_for_one_that_a_killed_sweep_left(tmp_path):
+  file = tmp_path / "lock"
+  with open(file, "w") as first, open(file, "w") as second:
+    assert launch._locked(first.fileno()) and not launch._locked(second.fileno())
+    first.close()
+    assert launch._locked(second.fileno())
+
+
+def test_gpus_are_dealt_one_each(monkeypatch, fake, tmp_path):
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-abc")
+  assert launch.gpus() == ["4", "GPU-abc"]
+  deal = lambda slot, jobs: launch.device_environment(slot, launch.gpus(), jobs)
+  assert [deal(slot, 2) for slot in (0, 1)] == [
+    {"CUDA_VISIBLE_DEVICES": "4"},
+    {"CUDA_VISIBLE_DEVICES": "GPU-abc"},
+  ]
+  shared = {"CUDA_VISIBLE_DEVICES": "4", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+  assert deal(2, 3) == shared
+  monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+  assert launch.device_environment(0, [], 1) == {"CUDA_VISIBLE_DEVICES": None}
+  fake(0, devices=["7"])
+  assert next(tmp_path.glob("runs/*/calls")).read_text() == "7\n"
+
+
+def test_time_left():
+  left = sweep.seconds_left
+  assert left({}, [], ["text"], 1) is None
+  assert left({"text": [10, 20]}, [], ["text", "text"], 1) == 30
+  assert left({"text": [10, 20]}, [], ["text", "text"], 2) == 15
+  assert left({"text": [10], "image": [30]}, [], ["listops"], 1) == 20
+  assert left({}, [Running("text", 10, 0.0, 0.25)], [], 1) == pytest.approx(30)
+  assert left({}, [Running("text", 10, 0.5, 0.75)], ["text"], 1) == pytest.approx(10 + 40)
+  assert left({"text": [10]}, [Running("text", 1, 0.0, 0.0)], [], 4) == 10
+
+
+def test_overview_counts_and_names_the_best():
+  cells = sweep.cells(["text", "image"], ["linear", "softmax"], [0], preset="quick")
+  results = {c: {"test": {"accuracy": 0.5 + i / 10}} for i, c in enumerate(cells)}
+  line = sweep.overview(results, [Running("text", 1, 0, 0.5)], 2, 7, 90)
+  assert line.startswith("4 done, 1 running (50%), 2 failed, 7 waiting; 1m30s left; best: ")
+  assert "text 0.6000 softmax, image 0.8000 softmax" in line
+
+
+def test_fraction_of_a_run(tmp_path):
+  folder = handmade.run_folder(tmp_path / "listops_linear-quick-seed0", *handmade.arguments())
+  (cell,) = sweep.cells(["listops"], ["linear"], [0], preset="quick", runs_dir=tmp_path)
+  assert cell.folder == folder and sweep.fraction(cell) == 1
+  (folder / "metrics.jsonl").write_text('{"step": 1500}\n{"step": 30')
+  assert sweep.fraction(cell) == 0.5
+  (folder / "metrics.jsonl").unlink()
+  assert sweep.fraction(cell) == 0
+
+
+def start(space, home, *arguments):
+  """A process of scripts/sweep.py on listops and linear attention."""
+  given = tiny.SMALL | {"train.steps": 600, "train.eval_every": 600, "train.log_every": 20}
+  environment = {name.upper(): str(value) for name, value in tiny.CACHE.items()}
+  return subprocess.Popen(
+    [sys.executable, "scripts/sweep.py", "--tasks", "listops", "--attentions", "linear"]
+    + ["--preset", "quick", "--runs_dir", str(home), "--jobs", "2", *arguments, "--"]
+    + [f"--config.{key}={value}" for key, value in given.items()],
+    cwd=tiny.ROOT,
+    env=os.environ
+    | environment
+    | {
+      "JAX_COMPILATION_CACHE_DIR": str(space / "cache"),
+      "XLA_FLAGS": "",
+      "LRA_DATA_DIR": str(space / "data"),
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    start_new_session=True,
+  )
+
+
+def test_local_sweep_is_stopped_by_ctrl_c_and_finishes_when_run_again(space, tmp_path):
+  commands, _ = start(space, tmp_path, "--seeds", "0", "1", "--dry_run").communicate(timeout=100)
+  commands = commands.splitlines()
+  folders = [command.read(shlex.split(c)[2:]).workdir for c in commands]
+  assert len(folders) == 2 and all(c.startswith("python train.py --config ") for c in commands)
+
+  first = start(space, tmp_path, "--seeds", "0", "1")
+  deadline = time.monotonic() + 100
+  while not all(os.path.exists(f"{folder}/metrics.jsonl") for folder in folders):
+    assert time.monotonic() < deadline and first.poll() is None
+    time.sleep(0.02)
+  os.killpg(first.pid, signal.SIGINT)  # what Ctrl-C does
+  out, _ = first.communicate(timeout=100)
+  assert first.returncode == 130 and "2 runs write a checkpoint and end" in out, out
+  assert "stopped; the same command continues" in out
+  assert not any(os.path.exists(f"{folder}/result.json") for folder in folders)
+  assert all(os.listdir(f"{folder}/checkpoints") for folder in folders)
+
+  out, _ = start(space, tmp_path, "--seeds", "0", "1").communicate(timeout=100)
+  assert out.splitlines()[-1] == "2 of 2 runs finished, 0 failed", out
+  for folder in folders:
+    log = tmp_path / ".sweep" / f"{os.path.basename(folder)}.log"
+    assert "continuing after step" in log.read_text()

@@ -1,0 +1,198 @@
+"""The accuracy table: its arithmetic, what it refuses to mix, its formats, and the README's copy."""
+
+import csv
+import io
+import json
+import math
+
+import pytest
+import tiny
+from handmade import ENVIRONMENT, record
+from scipy import stats
+
+from configs.lra import base
+from lra import export, render, table
+from lra.errors import UserError
+
+ACCURACY = {"softmax": (0.50, 0.51, 0.49), "cosformer": (0.52, 0.535, 0.511)}
+DIGESTS = {task: task * 3 for task in table.TASKS}
+
+
+def full(attentions=("softmax", "cosformer"), seeds=(0, 1, 2), **changes):
+  """Records of every task."""
+  return [
+    record(t, a, s, ACCURACY[a][s] + i / 100, data={"digest": DIGESTS[t]}, **changes)
+    for i, t in enumerate(table.TASKS)
+    for a in attentions
+    for s in seeds
+  ]
+
+
+def only(records, **options):
+  (made,) = table.tables(records, **options)
+  return made
+
+
+def test_mean_deviation_and_average():
+  made = only(full())
+  softmax, cosformer = made.rows
+  assert (softmax.attention, cosformer.attention) == ("softmax", "cosformer")
+  assert softmax.cells["listops"].mean == pytest.approx(50)
+  assert softmax.cells["listops"].std == pytest.approx(1)
+  assert softmax.average.by_seed == pytest.approx({0: 52, 1: 53, 2: 51})
+  assert softmax.average.mean == pytest.approx(52) and softmax.average.std == pytest.approx(1)
+  assert made.baselines["text"] == ("mode given the root operator", 20)
+
+
+def test_average_needs_all_five_tasks_and_a_deviation_needs_paired_seeds():
+  assert only([r for r in full() if r["task"] != "image"]).rows[0].average is None
+  fewer = [r for r in full() if (r["task"], r["seed"]) != ("image", 2)]
+  average = only(fewer).rows[0].average
+  assert average.std is None
+  assert average.mean == pytest.approx((50 + 51 + 52 + 53.5 + 54) / 5)
+  one = only(full(seeds=(0,))).rows[0]
+  assert one.average.std is None and one.cells["text"].std is None
+
+
+def test_published_averages_are_those_of_their_rows():
+  for figures in table.PUBLISHED.values():
+    mean = sum(figures[task] for task in table.TASKS) / len(table.TASKS)
+    assert mean == pytest.approx(figures["average"], abs=0.0051)
+
+
+def test_significance_is_the_paired_t_test_with_holms_correction():
+  found = only(full()).differences
+  assert [d.task for d in found] == [*table.TASKS, "average"]
+  a, b = ACCURACY["softmax"], ACCURACY["cosformer"]
+  p = stats.ttest_rel(b, a).pvalue
+  for d in found:
+    assert d.seeds == 3 and d.mean == pytest.approx(100 * (sum(b) - sum(a)) / 3)
+    assert d.p == pytest.approx(min(1, 6 * p))  # the same p six times
+
+
+def test_holm_does_not_let_a_larger_p_become_the_smaller():
+  gaps = {"listops": 0.001, "text": 0.01, "retrieval": 0.02}
+  records = [
+    record(task, a, s, 0.5 + (a == "linear") * (0.1 + s * gap), data={"digest": task})
+    for task, gap in gaps.items()
+    for a in ("softmax", "linear")
+    for s in range(3)
+  ]
+  found = {d.task: d.p for d in only(records).differences}
+  raw = {t: table.paired([10, 10 + 100 * gap, 10 + 200 * gap]) for t, gap in gaps.items()}
+  assert found["listops"] == pytest.approx(3 * raw["listops"])
+  assert found["text"] == pytest.approx(2 * raw["text"])
+  assert found["retrieval"] == pytest.approx(max(raw["retrieval"], 2 * raw["text"]))
+
+
+def test_no_p_without_variance_and_no_difference_without_shared_seeds():
+  assert table.paired([1.0, 1.0, 1.0]) is None
+  assert table.paired([0.0, 0.0]) is None
+  assert 0 < table.paired([1.0, 1.1]) < 1
+  apart = [record("text", "softmax", 0, 0.5), record("text", "linear", 1, 0.5)]
+  assert only(apart).differences == ()
+  assert "no two mechanisms share two seeds" in render.markdown([only(apart)])
+
+
+def test_presets_and_overrides_never_share_a_row():
+  overrides = {"model.attention_options.feature_map": "exp"}
+  more = record("text", "softmax", 0, 0.9, overrides=overrides, data={"digest": DIGESTS["text"]})
+  longer = record("text", "softmax", 0, 0.9, overrides={"task.max_length": 99} | overrides)
+  records = [*full(), *full(preset="default"), more, longer]
+  default, quick, other = table.tables(records)
+  assert (default.preset, quick.preset) == ("default", "quick")
+  assert (
+    other.preset == "quick, task.max_length=99" and other.rows[0].overrides == "feature_map=exp"
+  )
+  assert [render.title(row) for row in quick.rows] == [
+    "softmax",
+    "cosFormer",
+    "softmax (feature_map=exp)",
+  ]
+  assert (default.runs, quick.runs) == (30, 31)
+
+
+def test_mix_is_refused_and_allowed():
+  other = record("listops", "softmax", 3, 0.5, data={"digest": "other"})
+  config = {"seed": 3, "task": {"name": "listops", "max_length": 9}, "preset": "changed"}
+  changed = record("listops", "softmax", 3, 0.5, config=config, data={"digest": "listops" * 3})
+  for more, answer in ((other, "runs on different data"), (changed, "different configs")):
+    with pytest.raises(UserError, match=answer):
+      table.tables([*full(), more])
+    assert only([*full(), more], mix=True).runs == 31
+  later = [r | {"seed": r["seed"] + 5} for r in full(preset="default")]
+  assert only([*full(), *later], mix=True).preset == "default + quick"
+  with pytest.raises(UserError, match="more than one run of seed 0"):
+    table.tables([*full(), full()[0]])
+
+
+def test_marks():
+  stuck = record("image", "linear", 0, 0.1, plateau=True, data={"digest": DIGESTS["image"]})
+  text = render.markdown([only([*full(), stuck])])
+  (row,) = [line for line in text.splitlines() if line.startswith("| linear")]
+  assert row == "| linear | – | – | – | 10.00\\*† | – | – | 1 |"
+  assert "| softmax | 50.00 ± 1.00 | " in text and "| 52.00 ± 1.00 | 3 |" in text
+  assert "linear on Image, 1 of 1" in text and "fewer than 3 seeds" in text
+
+
+def test_every_number_says_where_it_comes_from():
+  dirty = [r | {"environment": ENVIRONMENT | {"modified": True}} for r in full(("softmax",))]
+  made = only([*dirty, *full(("cosformer",))], full_size={"text": {"max_length": 4096}})
+  text = render.markdown([made])
+  for part in (
+    *("preset quick", "git 0123456, 0123456 with changes", "1 x 2 CPU cores", "ListOps listops"),
+    *("arXiv 2202.08791", "arXiv 2011.04006", "Text mode given the root operator"),
+    *("the quick preset changes the data of Text.", "| parameters | 1,000 |"),
+    *("| published: Transformer | 36.37 | 64.27 | 57.46 | 42.44 | 71.40 | 54.39 |",),
+    *("| best trivial baseline | 20.00 | 20.00 | 20.00 | 20.00 | 20.00 | 20.00 |",),
+  ):
+    assert part in text, part
+
+
+def test_parameters_have_a_row_each_where_mechanisms_differ():
+  more = record("image", "linear", 0, 0.1, parameters=2000, data={"digest": DIGESTS["image"]})
+  text = render.markdown([only([*full(), more])])
+  assert "| parameters, linear | – | – | – | 2,000 |" in text
+
+
+def test_formats_agree():
+  made = table.tables(full())
+  rows = list(csv.DictReader(io.StringIO(render.comma_separated(made))))
+  content = json.loads(render.as_json(made))["tables"][0]
+  tex, text = render.latex(made), render.markdown(made)
+  for row in content["rows"]:
+    for task, score in row["cells"].items():
+      values = list(score["by_seed"].values())
+      mean = sum(values) / len(values)
+      (line,) = [r for r in rows if (r["attention"], r["task"]) == (row["attention"], task)]
+      assert math.isclose(float(line["mean"]), mean, abs_tol=1e-4) and line["seeds"] == "3"
+      assert f"{mean:.2f} $\\pm$ {float(line['std']):.2f}" in tex
+      assert f"{mean:.2f} ± {float(line['std']):.2f}" in text
+  assert len([r for r in rows if r["kind"] == "published"]) == 18
+  assert (
+    tex.count("{") == tex.count("}")
+    and "±" not in tex
+    and "%" not in tex.replace("\\%", "").replace("% preset", "")
+  )
+
+
+def test_table_of_nothing_and_of_a_folder_of_records(tmp_path):
+  assert table.tables([]) == [] and render.NOTHING in render.markdown([])
+  for r in full(("softmax",)):
+    export.write(r | {"sha256": export.digest(r)}, tmp_path)
+  assert only(export.read_all([tmp_path])).runs == 15
+
+
+def test_readme_has_the_table_that_the_records_give():
+  readme = (tiny.ROOT / "README.md").read_text()
+  made = table.tables(export.read_all([tiny.ROOT / "results"]), full_size=base.TASKS)
+  assert render.between_markers(readme, render.markdown(made)) == readme
+
+
+def test_markers():
+  begin, end = render.MARKERS
+  page = f"a\n{begin}\nold\n{end}\nb\n"
+  assert render.between_markers(page, "new\n") == f"a\n{begin}\nnew\n{end}\nb\n"
+  for broken in ("a", f"{end}{begin}", f"{begin}{begin}{end}"):
+    with pytest.raises(UserError, match="the page needs one"):
+      render.between_markers(broken, "new")
