@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from lra import launch, sweep
 from lra.command import StopRequest
+from lra.errors import UserError
 from lra.progress import Progress, duration
 from lra.sweep import Cell, Running
 
@@ -43,6 +44,7 @@ class Sweep:
   ) -> None:
     """jobs: how many at a time; retries: of each failed cell; period: seconds between looks."""
     self.cluster, self.jobs, self.devices, self.period = cluster, jobs, devices, period
+    self._watch, self._stopping = launch.Watch(cluster), False
     self.options, self.progress = dict(options or {}), progress or Progress()
     self.finished = {cell: found for cell in cells if (found := sweep.result(cell)) is not None}
     self.failed: dict[Cell, str] = {}
@@ -65,7 +67,7 @@ class Sweep:
       while (self.waiting or self.running) and stop.reason is None:
         while self.waiting and len(self.running) < self.jobs and stop.reason is None:
           self._submit(made)
-          if self.cluster == "debug" and self._settle():
+          if self.cluster == "debug" and self._settle():  # the signal went to the job alone
             return self._outcome()
         self._settle()
         self.progress.live(self._overview())
@@ -75,7 +77,8 @@ class Sweep:
         self._stop(stop.reason)
     finally:
       stop.restore()
-    shutil.rmtree(folder, ignore_errors=True)
+      if not self.running:
+        shutil.rmtree(folder, ignore_errors=True)
     return self._outcome()
 
   def _outcome(self) -> Outcome:
@@ -93,16 +96,16 @@ class Sweep:
     self.running[cell] = (job, slot, time.monotonic(), sweep.fraction(cell))
 
   def _settle(self) -> bool:
-    """Moves what has ended out of `running`; True if a job was stopped from outside."""
+    """Moves what has ended out of `running`; True if Ctrl-C stopped one of them."""
     stopped = False
+    ended = self._watch.ended([job for job, *_ in self.running.values()])
     for cell, (job, _, begin, _) in list(self.running.items()):
-      if not job.done():
+      if job not in ended:
         continue
       try:
-        code, asked = job.result()
-      except Exception as error:  # the job was killed, or the cluster has lost it
-        code, asked = None, False
-        reason = f"the job ended without a result ({str(error).strip().splitlines()[-1]})"
+        code, asked = self._watch.outcome(job)
+      except UserError as error:  # it was killed, or the cluster has lost it
+        code, asked, reason = None, False, str(error)
       del self.running[cell]
       self.tries[cell] -= 1
       if (found := sweep.result(cell)) is not None:
@@ -110,13 +113,15 @@ class Sweep:
         took = duration(time.monotonic() - begin)
         self.progress.line(f"{cell.folder.name}: {found['test']['accuracy']:.4f} ({took})")
         continue
-      if asked:
+      if asked and (self._stopping or self.cluster == "debug"):
         stopped = True
         self.waiting.appendleft(cell)
         continue
-      if code is not None:
-        ended = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        reason = sweep.last_error(cell.log) or ended
+      if asked:
+        reason = "somebody else stopped it"
+      elif code is not None:
+        bare = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        reason = sweep.last_error(cell.log) or bare
       if self.tries[cell] > 0:
         self.progress.line(f"{cell.folder.name}: tried again after {reason}")
         self.waiting.append(cell)
@@ -142,7 +147,7 @@ class Sweep:
   def _stop(self, reason: str) -> None:
     """Asks every job to write a checkpoint and end, and waits until all have."""
     self.progress.line(f"{reason}: {len(self.running)} runs write a checkpoint and end")
-    asked = float("-inf")
+    self._stopping, asked = True, float("-inf")
     give_up = time.monotonic() + (120 if self.cluster == "slurm" else float("inf"))
     while self.running and time.monotonic() < give_up:
       if time.monotonic() - asked > 5:  # again: a job may just have been starting

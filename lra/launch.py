@@ -4,8 +4,10 @@ A job is one process of train.py. It is stopped by a single SIGTERM, upon which 
 checkpoint; it holds a lock, so that a job left over from a killed sweep is waited for, not doubled.
 """
 
+import collections
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import subprocess
@@ -107,7 +109,40 @@ def executor(cluster: str, folder: Path, options: Mapping[str, Any]) -> submitit
     made.update_parameters(**({"timeout_min": YEAR} if cluster != "slurm" else {}) | options)
   except (RuntimeError, ValueError, NameError, TypeError) as error:
     raise UserError(f"--cluster {cluster}: {str(error).splitlines()[0]}") from None
+  logging.getLogger("submitit").setLevel(logging.ERROR)
   return made
+
+
+class Watch:
+  """Tells which jobs have ended. Asks squeue, not sacct: that needs a database few have."""
+
+  SECONDS = 20.0  # between looks at the queue
+
+  def __init__(self, cluster: str) -> None:
+    self._slurm, self._looked, self._gone = cluster == "slurm", float("-inf"), collections.Counter()
+
+  def ended(self, jobs: Sequence[submitit.Job]) -> list[submitit.Job]:
+    """Those of `jobs` that have."""
+    if not self._slurm:
+      return [job for job in jobs if job.done()]
+    if jobs and time.monotonic() - self._looked > self.SECONDS:
+      self._looked = time.monotonic()
+      command = ["squeue", "--me", "--noheader", "--format=%A"]
+      listed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+      if listed.returncode == 0:
+        there = set(listed.stdout.split())
+        self._gone.update(job.job_id for job in jobs if job.job_id not in there)
+    return [j for j in jobs if j.paths.result_pickle.exists() or self._gone[j.job_id] > 1]
+
+  def outcome(self, job: submitit.Job) -> tuple[int, bool]:
+    """What Training returned. Raises UserError if there is nothing."""
+    if self._slurm and not job.paths.result_pickle.exists():
+      raise UserError("the job has left the queue without a result: cancelled, or out of memory?")
+    try:
+      return job.result()
+    except Exception as error:
+      last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+      raise UserError(f"the job ended without a result: {last}") from error
 
 
 def gpus() -> list[str]:

@@ -3,10 +3,12 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import handmade
 import pytest
@@ -19,37 +21,17 @@ from lra.errors import UserError
 from lra.sweep import Running
 
 # ruff: noqa: F811
-# ml_collections loads config files so
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-FAKE = '''
-"""Stands in for train.py: notes that it was called, then ends as its seed says."""
-import json, os, pathlib, sys, time
-given = dict(a.lstrip("-").partition("=")[::2] for a in sys.argv[1:])
-folder = pathlib.Path(given["workdir"])
-seed = int(given["config.seed"])
-folder.mkdir(parents=True, exist_ok=True)
-with open(folder / "calls", "a") as file:
-  print(os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
-calls = len((folder / "calls").read_text().splitlines())
-print("working")
-if seed == 1:
-  sys.exit("error: no such luck; try another seed")
-if seed == 2 and calls == 1:
-  raise ValueError("only the first time")
-if seed == 3 and calls == 1:
-  os.kill(os.getppid(), 2)  # Ctrl-C
-  time.sleep(60)
-(folder / "config.json").write_text((folder.parent / f"{seed}.json").read_text())
-result = {"test": {"accuracy": 0.1 * seed}, "time": {"seconds": 1.0}}
-(folder / "result.json").write_text(json.dumps(result))
-'''
+pytestmark = [
+  # ml_collections loads config files so; submitit leaves log files of debug jobs open
+  pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+  pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+]
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
   """fake(*seeds, **options) -> Outcome of a sweep in this process over a train.py of our own."""
-  (tmp_path / "train.py").write_text(FAKE)
+  shutil.copy(tiny.ROOT / "tests/fake_train.py", tmp_path / "train.py")
   home = tmp_path / "runs"
   home.mkdir()
 
@@ -146,12 +128,8 @@ def test_each_run_once_and_failures_are_listed_and_tried_again(fake, tmp_path, c
   outcome = fake(0, 1, 2, 4)
   assert by_seed(outcome) == ([0, 2, 4], [1], [])
   calls = {path.parent.name[-1]: path.read_text() for path in tmp_path.glob("runs/*/calls")}
-  assert {seed: text.count("\n") for seed, text in calls.items()} == {
-    "0": 1,
-    "1": 2,
-    "2": 2,
-    "4": 1,
-  }
+  counts = {seed: text.count("\n") for seed, text in calls.items()}
+  assert counts == {"0": 1, "1": 2, "2": 2, "4": 1}
 
 
 def test_retries_within_a_sweep(fake):
@@ -226,7 +204,7 @@ def test_fraction_of_a_run(tmp_path):
 
 def start(space, home, *arguments):
   """A process of scripts/sweep.py on listops and linear attention."""
-  given = tiny.SMALL | {"train.steps": 600, "train.eval_every": 600, "train.log_every": 20}
+  given = tiny.SMALL | {"train.steps": 900, "train.eval_every": 900, "train.log_every": 20}
   environment = {name.upper(): str(value) for name, value in tiny.CACHE.items()}
   return subprocess.Popen(
     [sys.executable, "scripts/sweep.py", "--tasks", "listops", "--attentions", "linear"]
@@ -255,7 +233,8 @@ def test_local_sweep_is_stopped_by_ctrl_c_and_finishes_when_run_again(space, tmp
 
   first = start(space, tmp_path, "--seeds", "0", "1")
   deadline = time.monotonic() + 100
-  while not all(os.path.exists(f"{folder}/metrics.jsonl") for folder in folders):
+  begun = lambda folder: (file := Path(folder, "metrics.jsonl")).exists() and file.stat().st_size
+  while not all(map(begun, folders)):
     assert time.monotonic() < deadline and first.poll() is None
     time.sleep(0.02)
   os.killpg(first.pid, signal.SIGINT)  # what Ctrl-C does
