@@ -34,6 +34,7 @@ def train(
   stop: command.StopRequest,
 ) -> dict | None:
   """Runs or resumes `config` in `workdir`; the result, or None if `stop` came first."""
+  devices.cache_programs(data_dir / "programs")
   clock, outcome = Clock(), RESTART
   while outcome is RESTART:
     outcome = attempt(config, workdir, data_dir, raw_dir, stop, clock)
@@ -133,7 +134,7 @@ def attempt(
 
   # The loop. The order of log, evaluate, save, stop is what makes resuming exact.
   new_window = jax.jit(step.Window.empty, out_shardings=everywhere)
-  in_flight, logged, begin, last_save = collections.deque(), t, t, clock.total
+  in_flight, values, logged, begin, last_save = collections.deque(), {}, t, t, clock.total
   stop.listen()
   clock.lap()
   while t < config.train.steps and stop.reason is None:
@@ -152,9 +153,9 @@ def attempt(
       check_finite()
       values = step.report(state.window, schedule(t - 1), clock.lap())
       run.log(t, values)
-      progress.live(results.progress_line(t, config.train.steps, begin, values, clock))
       state = state.replace(window=new_window())
       logged = t
+    progress.live(results.progress_line(t, config.train.steps, begin, values, clock))
     if t == next_eval:
       with clock.pause("evaluation"):
         check_finite()

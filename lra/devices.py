@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -34,6 +35,15 @@ def activation_dtype(name: str) -> jnp.dtype:
   if name not in ("float32", "bfloat16"):
     raise UserError(f"unknown dtype {name!r}; config.model.dtype is auto, float32 or bfloat16")
   return jnp.dtype(name)
+
+
+def cache_programs(folder: Path) -> None:
+  """On accelerators, keeps compiled programs in `folder`.
+
+  Kernels are chosen there by timing them, so only the same program continues a run bit for bit.
+  """
+  if jax.default_backend() != "cpu":
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

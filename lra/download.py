@@ -84,17 +84,19 @@ def fetch(
 ) -> Path:
   """`cache_dir/NAME`, downloaded unless it is there and intact.
 
-  Raises UserError when the file cannot be had or is not the published one; the message says what
-  to put where.
+  Raises UserError when the file cannot be had, is not the published one, or has no known checksum;
+  the message says what to put where.
   """
-  target = Path(cache_dir) / remote.name
-  if target.exists() and _intact(target, remote):
-    return target
   checksum = f" ({remote.algorithm} {remote.checksum})" if remote.checksum else ""
   by_hand = (
     f"get {remote.name}{checksum} from {remote.url} yourself and put it in "
     f"{raw_dir or 'a folder of raw files'} (--raw_dir or $LRA_RAW_DIR){remote.instead}"
   )
+  if not remote.checksum:  # several gigabytes that nothing could verify
+    raise UserError(f"{remote.name} is not downloaded, since no checksum of it is known: {by_hand}")
+  target = Path(cache_dir) / remote.name
+  if target.exists() and _intact(target, remote):
+    return target
   part = target.with_name(target.name + ".part")
   try:
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +113,7 @@ def fetch(
 
 
 def _intact(path: Path, remote: Remote) -> bool:
-  return not remote.checksum or digest(path, remote.algorithm) == remote.checksum
+  return digest(path, remote.algorithm) == remote.checksum
 
 
 def _resume(url: str, part: Path, say: Callable[[str], None]) -> None:

@@ -48,7 +48,7 @@ class Training(submitit.helpers.Checkpointable):
     return code, bool(asked)
 
   def _ask(self, number: int, _: Any) -> None:
-    """Passes the first signal on as SIGTERM: a second one would end train.py without a checkpoint."""
+    """Passes the first signal on as SIGTERM; a second one would end train.py at once."""
     if not self._asked and self._process is not None:
       self._process.terminate()
     self._asked.add(number)
@@ -105,7 +105,7 @@ def ignored(number: int) -> Iterator[None]:
 def executor(cluster: str, folder: Path, options: Mapping[str, Any]) -> submitit.Executor:
   """The submitit executor. Raises UserError where there is no such cluster or option."""
   try:
-    made = submitit.AutoExecutor(folder, cluster=cluster)
+    made = submitit.AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=1000)
     made.update_parameters(**({"timeout_min": YEAR} if cluster != "slurm" else {}) | options)
   except (RuntimeError, ValueError, NameError, TypeError) as error:
     raise UserError(f"--cluster {cluster}: {str(error).splitlines()[0]}") from None

@@ -42,7 +42,7 @@ def cell(score: Score | None, *, few: bool, stuck: bool = False) -> str:
 
 
 def grid(table: Table) -> tuple[list[str], list[list[str]]]:
-  """Header and rows of text: mechanisms, the best trivial baseline, parameters, published figures."""
+  """Header and rows of text: mechanisms, best trivial baseline, parameters, published figures."""
   header = ["test accuracy, %", *map(name, table.tasks), "average", "seeds"]
   rows = []
   for row in table.rows:

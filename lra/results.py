@@ -77,7 +77,9 @@ def opening(
 def progress_line(
   step: int, steps: int, begin: int, values: Mapping[str, float], clock: Clock
 ) -> str:
-  """One log line; `begin` is the step that this session started from."""
+  """Where the run is, and what the last window came to; the session started from step `begin`."""
+  if not values:
+    return f"step {step:,}/{steps:,}"
   left = (clock.total - clock.pauses["compilation"]) / (step - begin) * (steps - step)
   return (
     f"step {step:,}/{steps:,}  loss {values['train/loss']:.4f}  "

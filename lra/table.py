@@ -28,7 +28,7 @@ PUBLISHED = {  # accuracy in %
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """Test accuracy in % by seed; under -1, where the seeds of tasks do not pair, an average of means."""
+  """Test accuracy in % by seed; under -1 an average of means, where tasks have other seeds."""
 
   by_seed: Mapping[int, float]
 

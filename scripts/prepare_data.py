@@ -3,6 +3,7 @@
     scripts/run scripts/prepare_data.py                       all five tasks (not Path-X)
     scripts/run scripts/prepare_data.py listops pathx         what is named
     scripts/run scripts/prepare_data.py text --preset quick   for a preset
+    scripts/run scripts/prepare_data.py image pathfinder --samples samples/   and pictures of it
 
 Sources, in this order: what is prepared already, your own raw files (--raw_dir), a download, a
 generator where the task has one.
@@ -15,13 +16,27 @@ import sys
 import time
 from pathlib import Path
 
+from PIL import Image
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lra import command, store, tasks
 from lra.errors import UserError
 from lra.progress import Progress, duration
+from lra.tasks import pathfinder
 
 DEFAULT = ("listops", "text", "retrieval", "image", "pathfinder")
+IMAGES = ("image", "pathfinder", "pathx")
+
+
+def write_samples(data: store.Store, path: Path) -> Path:
+  """The first 50 training images as one picture."""
+  examples = data.splits["train"]
+  side = round(int(examples.offsets[1]) ** 0.5)
+  images = examples.tokens[: 50 * side * side].reshape(-1, side, side)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(pathfinder.contact_sheet(images, columns=10, scale=3)).save(path)
+  return path
 
 
 def main() -> int:
@@ -31,6 +46,9 @@ def main() -> int:
   )
   parser.add_argument("task", nargs="*", help=f"of {', '.join(tasks.TASKS)}")
   parser.add_argument("--preset", default="default", help="of the task's config file")
+  parser.add_argument(
+    "--samples", type=Path, help="write PNGs of the first 50 images of tasks with images there"
+  )
   parser.add_argument("--data_dir", default=os.environ.get("LRA_DATA_DIR"))
   parser.add_argument("--raw_dir", default=os.environ.get("LRA_RAW_DIR"))
   args = parser.parse_args()
@@ -53,6 +71,8 @@ def main() -> int:
       progress.line(f"error: {error}")
       failed += 1
       continue
+    if args.samples and name in IMAGES:
+      progress.line(f"{name}: samples in {write_samples(data, args.samples / f'{name}.png')}")
     sizes = " / ".join(f"{len(data.splits[split].labels):,}" for split in tasks.SPLITS)
     progress.line(
       f"{name}: {sizes} examples, {data.manifest['source']['origin']}, in {data.path} "

@@ -1,12 +1,12 @@
 """Runs tasks x attentions x seeds, each as the train.py command that a person would type.
 
-    scripts/run scripts/sweep.py                               five tasks, three mechanisms, seeds 0 1 2
+    scripts/run scripts/sweep.py                         five tasks, three mechanisms, seeds 0 1 2
     scripts/run scripts/sweep.py --preset quick --seeds 0 --jobs 2
     scripts/run scripts/sweep.py --tasks text image --attentions cosformer --config.train.steps=100
     scripts/run scripts/sweep.py --attentions cosformer --grid \\
       model.attention_options.feature_map=relu,leaky_relu,identity
     scripts/run scripts/sweep.py --cluster slurm --partition gpu --gpus 1 --time 600
-    scripts/run scripts/sweep.py --dry_run                     the commands
+    scripts/run scripts/sweep.py --dry_run               the commands
 
 Finished runs are skipped, interrupted ones continue, failed ones are listed and tried again by the
 same command. Ctrl-C ends all runs with a checkpoint. What follows -- goes to every train.py.

@@ -100,11 +100,16 @@ def test_download_starts_again_where_the_server_cannot_resume(server, tmp_path):
   assert fetch(server.remote(), tmp_path).read_bytes() == DATA
 
 
-@pytest.mark.parametrize("checksum", [hashlib.sha256(DATA).hexdigest(), ""])
-def test_part_that_is_whole_is_not_asked_for_again(server, tmp_path, checksum):
+def test_part_that_is_whole_is_not_asked_for_again(server, tmp_path):
   leave_part(tmp_path, DATA)
-  assert fetch(server.remote(checksum), tmp_path).read_bytes() == DATA
+  assert fetch(server.remote(), tmp_path).read_bytes() == DATA
   assert server.ranges == ["bytes=100000-"]
+
+
+def test_nothing_is_downloaded_that_nothing_can_verify(server, tmp_path):
+  with pytest.raises(UserError, match="no checksum of it is known: get file.bin from"):
+    fetch(server.remote(checksum=""), tmp_path)
+  assert not server.ranges and not list(tmp_path.iterdir())
 
 
 def test_part_longer_than_the_file_is_dropped(server, tmp_path):

@@ -1,4 +1,4 @@
-"""The accuracy table: its arithmetic, what it refuses to mix, its formats, and the README's copy."""
+"""The accuracy table: its arithmetic, what it refuses to mix, its formats, the README's copy."""
 
 import csv
 import io

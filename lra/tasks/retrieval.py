@@ -62,12 +62,11 @@ def prepare(
   corpus = download.find(raw, "aan/documents.jsonl.xz", "aan/documents.jsonl")
   if not loose and not archive and corpus:
     return _rebuilt(corpus, max_length, seed, report)
-  obtained = "user's files" if loose or archive else "download"
   path = (
     loose or archive or download.fetch(RELEASE, raw_dir=raw_dir, cache_dir=cache_dir, report=report)
   )
   splits = _released(path, max_length, report)
-  source = download.describe(path, "LRA release") | {"obtained": obtained}
+  source = download.describe(path, "LRA release")
   return Prepared(splits, source | {"duplicates": download.duplicates(splits)})
 
 

@@ -1,7 +1,6 @@
 """Citation pairs: LRA's files, pairs rebuilt from a corpus without leaks, and the real data."""
 
 import collections
-import dataclasses
 import io
 import json
 import lzma
@@ -124,15 +123,7 @@ def test_incomplete_release_is_a_user_error(tmp_path, released):
     prepare(tmp_path / "other")
 
 
-def test_release_is_downloaded_where_the_user_has_nothing(tmp_path, released, monkeypatch):
-  write_release(tmp_path / "published.gz", released)
-  there = dataclasses.replace(retrieval.RELEASE, url=(tmp_path / "published.gz").as_uri())
-  monkeypatch.setattr(retrieval, "RELEASE", there)
-  source = prepare(tmp_path).source
-  assert source["origin"] == "LRA release" and source["obtained"] == "download"
-  assert source["file"] == "lra_release.gz" and source["published"] is None
-  (tmp_path / "cache/lra_release.gz").unlink()
-  (tmp_path / "published.gz").unlink()
+def test_user_with_nothing_is_told_what_to_get(tmp_path):
   with pytest.raises(UserError, match="get lra_release.gz from .*aan/documents.jsonl.xz"):
     prepare(tmp_path)
 
