@@ -94,19 +94,35 @@ def tables(
 
   Raises UserError where a cell would mix configs, or a task data, unless `mix` allows it.
   """
-  key = (lambda r: "") if mix else _setting
+  key = (lambda r: "") if mix else setting
   settings = sorted({key(r) for r in records}, key=lambda name: (name != "default", name))
   return [_table([r for r in records if key(r) == s], mix, full_size or {}) for s in settings]
 
 
-def _setting(record: Mapping[str, Any]) -> str:
+def setting(record: Mapping[str, Any]) -> str:
   """The preset and what was changed of the data."""
   data = {k: v for k, v in record["overrides"].items() if k.startswith("task.")}
   return ", ".join([record["preset"], *([label(data)] if data else [])])
 
 
+def device(record: Mapping[str, Any]) -> str:
+  """What the run ran on."""
+  return f"{record['environment']['devices']} x {record['environment']['device']}"
+
+
+def row_key(record: Mapping[str, Any]) -> tuple[str, str]:
+  """Mechanism and overrides: the row of a record."""
+  overrides = {k: v for k, v in record["overrides"].items() if not k.startswith("task.")}
+  return record["attention"], label(overrides)
+
+
+def row_order(key: tuple[str, str]) -> tuple:
+  """Where a row of that key stands: plain mechanisms first."""
+  return key[1] != "", _rank(key[0]), key
+
+
 def _table(records: Sequence[Mapping[str, Any]], mix: bool, full_size: Mapping) -> Table:
-  preset = " + ".join(sorted({_setting(r) for r in records}))
+  preset = " + ".join(sorted({setting(r) for r in records}))
   digests = _by(records, lambda r: r["task"], lambda r: r["data"]["digest"])
   for task, found in digests.items():
     if len(found) > 1 and not mix:
@@ -115,11 +131,8 @@ def _table(records: Sequence[Mapping[str, Any]], mix: bool, full_size: Mapping) 
       )
   groups: dict[tuple[str, str], list] = {}
   for r in records:
-    apart = {k: v for k, v in r["overrides"].items() if not k.startswith("task.")}
-    overrides = "" if mix else label(apart)
-    groups.setdefault((r["attention"], overrides), []).append(r)
-  order = sorted(groups, key=lambda k: (k[1] != "", _rank(k[0]), k))
-  rows = tuple(_row(*k, groups[k], mix) for k in order)
+    groups.setdefault((r["attention"], "") if mix else row_key(r), []).append(r)
+  rows = tuple(_row(*k, groups[k], mix) for k in sorted(groups, key=row_order))
   present = {task for row in rows for task in row.cells}
   baselines = {}
   for r in records:
@@ -135,7 +148,6 @@ def _table(records: Sequence[Mapping[str, Any]], mix: bool, full_size: Mapping) 
     (r["environment"]["revision"] or "unknown")[:7]
     + (" with changes" if r["environment"]["modified"] else "")
   )
-  device = lambda r: f"{r['environment']['devices']} x {r['environment']['device']}"
   return Table(
     preset=preset,
     tasks=(*TASKS, *sorted(present - set(TASKS))),
@@ -153,7 +165,7 @@ def _table(records: Sequence[Mapping[str, Any]], mix: bool, full_size: Mapping) 
 def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) -> Row:
   cells, parameters, stuck = {}, {}, {}
   for task in dict.fromkeys(r["task"] for r in records):
-    here = [r for r in records if r["task"] == task]
+    here = sorted((r for r in records if r["task"] == task), key=lambda r: r["seed"])
     name = f"{attention} on {task}"
     seeds = [r["seed"] for r in here]
     if twice := {seed for seed in seeds if seeds.count(seed) > 1}:
@@ -163,7 +175,7 @@ def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) 
       raise UserError(
         f"{name}: seeds {seeds} have different configs under the same name; --mix mixes them"
       )
-    cells[task] = Score({r["seed"]: 100 * r["test"]["accuracy"] for r in sorted(here, key=_seed)})
+    cells[task] = Score({r["seed"]: 100 * r["test"]["accuracy"] for r in here})
     parameters[task] = here[0]["parameters"]
     if count := sum(bool(r.get("plateau")) for r in here):
       stuck[task] = count
@@ -219,10 +231,6 @@ def label(overrides: Mapping[str, Any]) -> str:
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
   return {key: value for key, value in record["config"].items() if key != "seed"}
-
-
-def _seed(record: Mapping[str, Any]) -> int:
-  return record["seed"]
 
 
 def _rank(attention: str) -> int:

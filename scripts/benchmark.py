@@ -190,7 +190,11 @@ def scaling(repeats: int, attention: str) -> list[dict]:
   for n in 2 ** np.arange(10, 17):
     run, measured = jax_step(attention, int(n), 1)
     run()  # warm-up
-    row = {"n": int(n), "seconds": statistics.median(seconds(run) for _ in range(repeats))}
+    row = {
+      "attention": attention,
+      "n": int(n),
+      "seconds": statistics.median(seconds(run) for _ in range(repeats)),
+    }
     rows.append(row | measured)
     print(
       f"{n:6} {row['seconds']:9.3f} {measured['peak_bytes'] / 1e6:9.1f} "

@@ -17,4 +17,5 @@ def x64():
   with jax.enable_x64(True):
     yield
 
+
 pytest_plugins = ["tiny"]  # fixtures of tiny runs

@@ -1,0 +1,61 @@
+"""Attention matrices by layer and head, and the weight by distance."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib import colors
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lra.attention_maps import Layer
+from lra.pictures.style import FIXED, OTHERS, STYLE
+
+LOOKS = [*FIXED.values(), *OTHERS]  # of heads
+
+
+@matplotlib.rc_context(STYLE | {"axes.grid": False})
+def draw(layers: Sequence[Layer], about: str) -> Figure:
+  """A row a layer: the matrix of every head (1 = uniform), and the mean weight by distance."""
+  heads = len(layers[0].matrices)
+  figure = Figure(figsize=(1.55 * heads + 4.2, 1.6 * len(layers) + 1.3))
+  grid = figure.subplots(len(layers), heads + 1, squeeze=False, width_ratios=[*[1] * heads, 1.9])
+  top = max(3.0, float(np.percentile([m for layer in layers for m in layer.matrices], 99.9)))
+  norm, map_ = colors.LogNorm(0.1, top), matplotlib.colormaps["cividis"]
+  for axes, layer in zip(grid, layers):
+    extent = (0, layer.length, layer.length, 0)
+    for h, (ax, matrix) in enumerate(zip(axes, layer.matrices)):
+      picture = ax.imshow(
+        np.maximum(matrix, 0.1), norm=norm, cmap=map_, extent=extent, interpolation="nearest"
+      )
+      ax.set_xticks([0, layer.length], ["0", f"{layer.length:,}"], fontsize=6.5)
+      ax.set_yticks([])
+      if layer is layers[0]:
+        ax.set_title(f"head {h}", fontsize=8.5)
+    axes[0].set_ylabel(f"layer {layer.index}", fontsize=8.5)
+    _profile(axes[-1], layer)
+  plain = "" if layers[0].plain is None else "\n(grey: without the cosine)"
+  grid[0, -1].set_title(f"weight by distance i − j, a line a head{plain}", fontsize=8.5)
+  bar = figure.colorbar(
+    picture, ax=grid[:, :-1], location="bottom", shrink=0.5, aspect=40, pad=0.02
+  )
+  bar.set_label("weight × keys (1 = uniform); query i down, key j across", fontsize=8)
+  ticks = [x for x in (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000) if x <= top]
+  bar.set_ticks(ticks, labels=[f"{x:,g}" for x in ticks], minor=False)
+  bar.minorticks_off()
+  figure.suptitle(about, fontsize=9.5)
+  return figure
+
+
+def _profile(ax: Axes, layer: Layer) -> None:
+  for h, profile in enumerate(layer.profiles):
+    color, _, line = LOOKS[h % len(LOOKS)]
+    ax.plot(layer.distances, profile, linestyle=line, color=color, linewidth=0.9)
+  if layer.plain is not None:
+    ax.plot(layer.distances, layer.plain, color="#555555", linewidth=2, alpha=0.6)
+  ax.axhline(1, color="#777777", linewidth=0.7, linestyle=(0, (1, 2)))
+  ax.yaxis.tick_right()
+  ax.tick_params(labelsize=7)
+  common = abs(layer.distances) < 0.9 * layer.length  # farther, a few pairs would set the scale
+  lines = [*layer.profiles, *([] if layer.plain is None else [layer.plain])]
+  ax.set_ylim(0, 1.1 * max([1.0, *(np.nanmax(line[common], initial=0) for line in lines)]))

@@ -1,0 +1,53 @@
+"""Draws finished runs, as PNG and SVG: accuracy against speed, training curves, growth with length.
+
+    scripts/run scripts/plot.py                                   results/ -> pictures/
+    scripts/run scripts/plot.py runs --preset quick --out DIR     from run directories
+    scripts/run scripts/benchmark.py scaling --json cosformer.json
+    scripts/run scripts/plot.py --scaling cosformer.json          and how it grows with length
+
+Each preset and device has pictures of its own: speeds of different machines say nothing.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lra import export, pictures, series
+from lra.command import run_main
+from lra.errors import UserError
+from lra.pictures import curves, style
+
+
+def main() -> int:
+  """Draws everything that there is."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("source", nargs="*", type=Path, default=[ROOT / "results"])
+  parser.add_argument("--preset", nargs="+", help="only these")
+  parser.add_argument(
+    "--scaling", nargs="+", type=Path, default=[], help="JSON files of benchmark.py scaling"
+  )
+  parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder")
+  args = parser.parse_args()
+  records = export.read_all(args.source)
+  kept = [r for r in records if not args.preset or r["preset"] in args.preset]
+  if not kept and not args.scaling:
+    raise UserError(
+      f"nothing to draw in {', '.join(map(str, args.source))}: no finished run"
+      + (f" of preset {', '.join(args.preset)}" if args.preset else "")
+      + "; scripts/export_run.py puts finished runs into results/"
+    )
+  figures = pictures.of_records(kept)
+  if args.scaling:
+    figures["scaling"] = curves.scaling(series.read_scaling(args.scaling))
+  for name, figure in figures.items():
+    print(*style.write(figure, args.out / name))
+  return 0
+
+
+if __name__ == "__main__":
+  run_main(main)

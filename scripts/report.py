@@ -1,0 +1,61 @@
+"""Writes all results as one HTML page that opens without a network: tables, pictures, commands.
+
+    scripts/run scripts/report.py                                   results/ -> report.html
+    scripts/run scripts/report.py runs --preset quick --out quick.html
+    scripts/run scripts/report.py --scaling cosformer.json --pictures runs/*/attention-*.svg
+
+Pictures are those of scripts/plot.py, and whatever PNG and SVG files --pictures names.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from configs.lra import base
+from lra import export, pictures, report, series, table
+from lra.command import run_main
+from lra.errors import UserError
+from lra.pictures import curves, style
+
+
+def main() -> int:
+  """Writes the page."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("source", nargs="*", type=Path, default=[ROOT / "results"])
+  parser.add_argument("--preset", nargs="+", help="only these")
+  parser.add_argument("--mix", action="store_true", help="whatever the runs differ in, one table")
+  parser.add_argument(
+    "--scaling", nargs="+", type=Path, default=[], help="JSON files of benchmark.py scaling"
+  )
+  parser.add_argument("--pictures", nargs="+", type=Path, default=[], help="PNG and SVG files")
+  parser.add_argument("--out", type=Path, default=Path("report.html"))
+  args = parser.parse_args()
+  records = export.read_all(args.source)
+  kept = [r for r in records if not args.preset or r["preset"] in args.preset]
+  if not kept:
+    raise UserError(
+      f"nothing to report in {', '.join(map(str, args.source))}: no finished run"
+      + (f" of preset {', '.join(args.preset)}" if args.preset else "")
+      + "; scripts/export_run.py puts finished runs into results/"
+    )
+  tables = table.tables(kept, mix=args.mix, full_size=base.TASKS)
+  figures = pictures.of_records(kept)
+  if args.scaling:
+    figures["scaling"] = curves.scaling(series.read_scaling(args.scaling))
+  shown = {name: (style.encode(figure, "svg"), ".svg") for name, figure in figures.items()}
+  shown |= {str(path): report.read_picture(path) for path in args.pictures}
+  args.out.parent.mkdir(parents=True, exist_ok=True)
+  args.out.write_text(report.page(kept, tables, shown))
+  print(
+    f"{args.out}: {len(kept)} runs, {len(shown)} pictures, {args.out.stat().st_size / 1e6:.1f} MB"
+  )
+  return 0
+
+
+if __name__ == "__main__":
+  run_main(main)
