@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from lra.errors import UserError
@@ -15,6 +16,7 @@ class Checkpoints:
 
   def __init__(self, folder: Path) -> None:
     self._folder = folder
+    logging.set_verbosity(logging.FATAL)  # orbax logs a traceback of every error that it raises
     latest = ocp.training.preservation_policies.LatestN(1)
     self._orbax = ocp.training.Checkpointer(folder.absolute(), preservation_policy=latest)
 
@@ -32,6 +34,8 @@ class Checkpoints:
       self._orbax.save(step, tree)
     except Exception as error:  # orbax and tensorstore raise many kinds for a full disk
       cause = str(error).splitlines()[0]
+      if "No space left" in cause:
+        cause = "no space left on device"
       kept = "none" if self.latest is None else f"step {self.latest}"
       raise UserError(
         f"cannot write the checkpoint of step {step} to {self._folder}: {cause}; free some space "

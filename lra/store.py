@@ -158,7 +158,7 @@ def _writable(data_dir: Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise UserError(
-      f"cannot prepare data in {data_dir}: {error.strerror or error}; "
+      f"cannot prepare data in {data_dir}: {error.strerror or f'a write fell short ({error})'}; "
       "free some space or choose another folder with --data_dir or $LRA_DATA_DIR"
     ) from error
 
