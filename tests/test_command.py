@@ -76,13 +76,13 @@ def test_values_reach_the_config(parse):
   values = parse(
     *("--config", tiny.RECIPE, "--config.model.attention=linear", "--config.optim.eps=1e-3"),
     *("--config.model.attention_options.length=64", "--config.model.cls=true"),
-    *("--max_seconds=2.5", "--workdir", "w"),
+    *("--max_seconds=2.5", "--workdir", "w", "--raw_dir=r"),
   )
   config = values.config
   assert config.model.attention == "linear" and config.optim.eps == 1e-3
   assert config.model.attention_options.length == 64 and config.model.cls is True
   assert config.train.steps == 3000  # of the preset
-  assert (values.max_seconds, values.workdir, values.raw_dir) == (2.5, "w", None)
+  assert (values.max_seconds, values.workdir, values.raw_dir) == (2.5, "w", "r")
 
 
 @pytest.mark.parametrize(
