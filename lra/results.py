@@ -26,7 +26,7 @@ def make(
   clock: Clock,
   seconds: float,
 ) -> dict[str, Any]:
-  """The content of result.json; accuracies in [0, 1], times in seconds (pauses: this session's)."""
+  """The content of result.json; accuracies in [0, 1], times in seconds (pauses: the last process's)."""
   return {
     "task": config.task.name,
     "attention": config.model.attention,

@@ -127,7 +127,7 @@ def last_error(log: Path) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Running:
-  """How a run of this session goes on."""
+  """How a run started by this sweep goes on."""
 
   task: str
   seconds: float  # since it was started
