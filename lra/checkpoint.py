@@ -1,6 +1,8 @@
 """Checkpoints of a run, newest kept, written atomically. Only this file knows orbax."""
 
 import shutil
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +49,17 @@ class Checkpoints:
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
     )
+    shown = sys.unraisablehook
+    sys.unraisablehook = lambda _: None  # the other reads complain when one of them has failed
     try:
-      return self._orbax.load(None, abstract)
+      tree = self._orbax.load(None, abstract)
     except Exception as error:
       raise UserError(
         f"the checkpoint of step {self.latest} in {self._folder} cannot be read "
-        f"({str(error).splitlines()[0]}); delete that folder to start the run anew"
+        f"({textwrap.shorten(str(error), 160)}); delete that folder to start the run anew"
       ) from error
+    sys.unraisablehook = shown
+    return tree
 
   def clear(self) -> None:
     """Deletes all checkpoints."""
