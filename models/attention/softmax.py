@@ -1,9 +1,11 @@
 """Softmax attention (Vaswani et al., 2017, arXiv 1706.03762): softmax(q k^T / sqrt(d)) v, O(n^2 d) time.
 
-Three ways to the same result: cuDNN flash attention on a GPU in bfloat16, blocks of queries with
-rematerialisation elsewhere (memory O(block m), and faster than one dense product on a CPU), and the
-dense matrix where its weights are dropped out.
+Three ways to the same result: cuDNN flash attention on a GPU in bfloat16, a block of scores at a
+time with rematerialisation elsewhere (faster than one dense product on a CPU), and the dense matrix
+where its weights are dropped out.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +27,14 @@ def attend(
   causal: bool = False,
   dropout: float = 0.0,
   dropout_key: Key[Array, ""] | None = None,
-  block: int = 256,
+  block: int | None = None,
   lra_padding: bool = False,
 ) -> Float[Array, "b n h e"]:
   """Softmax attention under the contract of `models.attention`.
 
   dropout: rate on the weights, active when a key is given; takes the dense path.
-  block: queries at a time; changes time and memory, never the result.
+  block: scores at a time; changes time and memory, never the result. None: what a cache holds on a
+    CPU, 1 GB elsewhere.
   lra_padding: padded queries (n == m) attend to every key alike, padding included, which is what the
     published harness's additive -1e10 comes to in float32. Never flash attention.
   """
@@ -41,6 +44,7 @@ def attend(
     return jnp.einsum("bhnm,bmhe->bnhe", dense, v).astype(q.dtype)
   if not lra_padding and _flash_serves(q, v, mask, causal):
     return _flash(q, k, v, mask, causal)
+  block = block or (2**20 if jax.default_backend() == "cpu" else 2**28)
   return _blocks(q, k, v, mask, causal, block, lra_padding)
 
 
@@ -55,56 +59,69 @@ def weights(
   """The dense matrix that `attend` multiplies v by."""
   q, k = (jnp.swapaxes(x, 1, 2) for x in (_scaled(q), _bounded(k)))
   alike = None if mask is None or not lra_padding else ~mask[:, None, :, None]
-  return _rows(q, k, kernel.visible(q.shape[2], k.shape[2], mask, causal), alike)
+  seen, see = _scores(q, k, kernel.visible(q.shape[2], k.shape[2], mask, causal), alike)
+  return jnp.where(see, jax.nn.softmax(seen, axis=-1), 0)
 
 
-def _rows(
-  q: Float[Array, "b h n d"],
-  k: Float[Array, "b h m d"],
-  see: Bool[Array, "#b 1 #n m"],
-  alike: Bool[Array, "b 1 n 1"] | None,
-) -> Float[Array, "b h n m"]:
-  """Softmax over visible keys in the dtype of sums; a row that sees none is zero.
+def _scores(q: Array, k: Array, see: Array, alike: Array | None) -> tuple[Array, Array]:
+  """q k^T in the dtype of sums and which of it is seen; what is not is the least number there is.
 
   alike: rows that weigh all keys alike. -1e10 + score is -1e10 in float32, but its derivative is 1,
     so a gradient flows to queries and keys all the same.
   """
   dtype = kernel.sum_dtype(q)
-  scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=dtype)
+  scores = jnp.einsum("...nd,...md->...nm", q, k, preferred_element_type=dtype)
   seen = jnp.where(see, scores, jnp.finfo(dtype).min)
-  if alike is not None:
-    seen, see = jnp.where(alike, scores - lax.stop_gradient(scores), seen), see | alike
-  return jnp.where(see, jax.nn.softmax(seen, axis=-1), 0)
+  if alike is None:
+    return seen, see
+  return jnp.where(alike, scores - lax.stop_gradient(scores), seen), see | alike
 
 
 def _blocks(
   q: Array, k: Array, v: Array, mask: Array | None, causal: bool, block: int, lra_padding: bool
 ) -> Array:
-  """Blocks of queries, one after another; scores live for one block at a time."""
-  n, m = q.shape[1], k.shape[1]
-  block = min(block, n)
-  blocks = -(-n // block)
-  q = jnp.pad(_scaled(q), ((0, 0), (0, blocks * block - n), (0, 0), (0, 0)))
-  q = q.reshape(q.shape[0], blocks, block, *q.shape[2:]).transpose(1, 0, 3, 2, 4)
-  k, v = (jnp.swapaxes(x, 1, 2) for x in (_bounded(k), v))
-  see = jnp.ones((1, 1, 1, m), bool) if mask is None else mask[:, None, None, :]
-  alike = None
-  if lra_padding and mask is not None:
-    alike = jnp.pad(~mask, ((0, 0), (0, blocks * block - n)))
-    alike = alike.reshape(-1, blocks, 1, block, 1).swapaxes(0, 1)
+  """Some heads and some queries at a time, as many as make `block` scores."""
+  (b, n, h, _), m, e = q.shape, k.shape[1], v.shape[3]
+  rows = max(1, min(n, block // m))
+  blocks = -(-n // rows)
+  heads = next(g for g in range(max(1, min(b * h, block // (rows * m))), 0, -1) if b * h % g == 0)
+  pad = [(0, 0), (0, blocks * rows - n)]
 
-  @jax.checkpoint
-  def one(args: tuple[Array, Array, Array | None]) -> Array:
-    q, first, alike = args
-    now = see
-    if causal:
-      now = see & (jnp.arange(m) <= first + jnp.arange(block)[:, None])
-    rows = _rows(q, k, now, alike).astype(v.dtype)
-    return jnp.einsum("bhnm,bhme->bnhe", rows, v, preferred_element_type=kernel.sum_dtype(v))
+  def split(x: Array) -> Array:  # [b n h d] -> [groups heads n d]
+    return jnp.swapaxes(x, 1, 2).reshape(-1, heads, x.shape[1], x.shape[3])
 
-  out = lax.map(one, (q, jnp.arange(blocks) * block, alike))  # [blocks b block h e]
-  out = jnp.moveaxis(out, 0, 1).reshape(out.shape[1], blocks * block, *out.shape[3:])
-  return out[:, :n].astype(q.dtype)
+  def per_head(x: Array) -> Array:  # [b n] -> [groups heads n]
+    return jnp.repeat(x, h, 0).reshape(-1, heads, x.shape[1])
+
+  q = split(jnp.pad(_scaled(q), (*pad, (0, 0), (0, 0))))
+  least = 2.0 ** -math.ceil(math.log2(m))  # exact, and no sum of finite values overflows
+  k, v = split(_bounded(k)), split(kernel.with_ones(v) * least)
+  real = None if mask is None else per_head(mask)
+  alike = per_head(jnp.pad(~mask, pad)) if lra_padding and mask is not None else None
+
+  def group(args: tuple[Array, Array, Array, Array | None, Array | None]) -> Array:
+    q, k, v, real, alike = args
+
+    @jax.checkpoint
+    def one(args: tuple[Array, Array, Array | None]) -> Array:
+      q, first, alike = args
+      see = jnp.ones((1, 1, m), bool) if real is None else real[:, None, :]
+      if causal:
+        see = see & (jnp.arange(m) <= first + jnp.arange(rows)[:, None])
+      seen, see = _scores(q, k, see, None if alike is None else alike[..., None])
+      exp = jnp.exp(seen - lax.stop_gradient(seen.max(-1, keepdims=True))).astype(v.dtype)
+      sums = jnp.einsum("gnm,gme->gne", exp, v, preferred_element_type=seen.dtype)
+      return jnp.where(see.any(-1, keepdims=True), sums[..., :-1] / sums[..., -1:], 0)
+
+    def parts(x: Array) -> Array:  # [heads n ...] -> [blocks heads rows ...]
+      return jnp.moveaxis(x.reshape(heads, blocks, rows, *x.shape[2:]), 1, 0)
+
+    firsts = jnp.arange(blocks) * rows
+    out = lax.map(one, (parts(q), firsts, None if alike is None else parts(alike)))
+    return jnp.moveaxis(out, 0, 1).reshape(heads, blocks * rows, e)
+
+  out = lax.map(group, (q, k, v, real, alike))
+  return jnp.swapaxes(out.reshape(b, h, blocks * rows, e)[:, :, :n], 1, 2).astype(q.dtype)
 
 
 def _flash_serves(q: Array, v: Array, mask: Array | None, causal: bool) -> bool:
