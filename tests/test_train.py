@@ -6,6 +6,7 @@ import random
 import signal
 import time
 
+import documented
 import jax
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import tiny
 import train
 from lra import command
 from lra.errors import UserError
+from models.attention import ATTENTION
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -226,3 +228,9 @@ def test_loss_that_is_not_finite_stops_the_run(space, tmp_path):
     tiny.run(space, tmp_path, optim__learning_rate=1e38, optim__warmup_steps=1)
   assert "learning_rate" in str(raised.value) and "\n" not in str(raised.value)
   assert not (tmp_path / "result.json").exists()
+
+
+def test_attention_of_the_docs_trains(space, tmp_path, monkeypatch):
+  monkeypatch.setitem(ATTENTION, "relu", documented.attention())
+  result, output = tiny.run(space, tmp_path, model__attention="relu")
+  assert result["attention"] == "relu" and "relu" in output

@@ -38,6 +38,7 @@ TASKS = {
   },
   "image": {
     "validation_examples": 5000,  # the last ones of train
+    "resolution": 32,  # side in pixels; a divisor of 32 takes means of squares
   },
   "pathfinder": _PATHFINDER | {"resolution": 32},
   "pathx": _PATHFINDER | {"resolution": 128},

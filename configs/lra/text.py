@@ -30,12 +30,12 @@ def _small(config: ConfigDict) -> None:
 
 
 def _quick(config: ConfigDict) -> None:
-  """The first half kilobyte of a review."""
-  config.task.max_length = 512
-  config.model.update(num_layers=2, num_heads=4, emb_dim=64, qkv_dim=64, mlp_dim=128, dropout=0.0)
+  """The first 384 bytes of a review."""
+  config.task.max_length = 384
+  config.model.update(num_layers=1, num_heads=2, emb_dim=64, qkv_dim=64, mlp_dim=128, dropout=0.0)
   config.model.update(cls=False, pooling="masked_mean")
-  config.optim.update(learning_rate=5e-3, warmup_steps=100, weight_decay=0.05)
-  config.train.update(steps=2000, batch_size=64, eval_batch_size=125, eval_every=500, log_every=100)
+  config.optim.update(learning_rate=3e-3, warmup_steps=100, weight_decay=0.05)
+  config.train.update(steps=3000, eval_batch_size=125, eval_every=1000, log_every=100)
   config.data.update(buckets=2)
 
 

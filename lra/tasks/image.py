@@ -1,4 +1,4 @@
-"""Image: gray CIFAR-10 (Krizhevsky 2009) as a sequence of 1,024 pixels, row by row.
+"""Image: gray CIFAR-10 (Krizhevsky 2009) as a sequence of pixels, row by row.
 
 Source: cifar-10-python.tar.gz or cifar-10-binary.tar.gz, each 5 x 10,000 images to train on and
 10,000 to test on. The splits are those of the published benchmark, image for image.
@@ -31,7 +31,8 @@ PYTHON = download.Remote(
   checksum="c58f30108f718f92721af3b95e74349a",
 )
 NAMES = (PYTHON.name, BINARY.name, "cifar-10-batches-py", "cifar-10-batches-bin")
-PIXELS = 1024
+SIDE = 32
+PIXELS = SIDE * SIDE
 BATCH = 10_000  # images in one file
 TRAIN_FILES = tuple(f"data_batch_{i}" for i in range(1, 6))
 FILES = (*TRAIN_FILES, "test_batch")
@@ -43,14 +44,18 @@ def prepare(
   cache_dir: str | Path,
   report: Callable[[str], None],
   validation_examples: int,
+  resolution: int,
 ) -> Prepared:
   """Gray images; `validation_examples` are held out, the last in tensorflow-datasets' train order.
 
   With 5,000 of them the splits are LRA's `train[:90%]` and `train[90%:]`. Test keeps its order.
+  resolution: side in pixels, 32 as published, or a divisor of it, each pixel a mean of the square.
   """
   if not 0 < validation_examples < len(TRAIN_FILES) * BATCH:
     limit = len(TRAIN_FILES) * BATCH - 1
     raise UserError(f"validation_examples is {validation_examples}: set 1 to {limit}")
+  if resolution < 1 or SIDE % resolution:
+    raise UserError(f"resolution is {resolution}: set a divisor of {SIDE}, such as 16")
   path = download.find(raw_dir, *NAMES)
   origin = "user's files" if path else "download"
   path = path or download.fetch(BINARY, raw_dir=raw_dir, cache_dir=cache_dir, report=report)
@@ -58,11 +63,12 @@ def prepare(
   batches = _read(path, report)
   pixels, labels = (np.concatenate(x) for x in zip(*(batches[name] for name in TRAIN_FILES)))
   order = tfds_order(len(labels))
+  pixels = shrink(pixels, resolution)
   train, held_out = np.split(order, [len(order) - validation_examples])
   splits = {
     "train": _examples(pixels[train], labels[train]),
     "validation": _examples(pixels[held_out], labels[held_out]),
-    "test": _examples(*batches["test_batch"]),
+    "test": _examples(shrink(batches["test_batch"][0], resolution), batches["test_batch"][1]),
   }
   source["validation"] = f"the last {validation_examples} of train in tensorflow-datasets' order"
   source["duplicates"] = download.duplicates(splits)
@@ -91,9 +97,17 @@ def gray(images: np.ndarray) -> np.ndarray:
   return (luma * np.float32(255.5)).astype(np.uint8)
 
 
+def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
+  """uint8 [n, 1024] -> uint8 [n, side * side], the rounded means of squares."""
+  step = SIDE // side
+  squares = pixels.reshape(-1, side, step, side, step)
+  sums = squares.sum((2, 4), dtype=np.uint32)
+  return ((sums + step * step // 2) // (step * step)).astype(np.uint8).reshape(len(pixels), -1)
+
+
 def _examples(pixels: np.ndarray, labels: np.ndarray) -> Examples:
-  """Examples of one image each, from uint8 [n, 1024] and uint8 [n]."""
-  offsets = np.arange(len(labels) + 1, dtype=np.int64) * PIXELS
+  """Examples of one image each, from uint8 [n, p] and uint8 [n]."""
+  offsets = np.arange(len(labels) + 1, dtype=np.int64) * pixels.shape[1]
   index = np.arange(len(labels), dtype=np.int32)[:, None]
   return Examples(pixels.reshape(-1), offsets, index, labels)
 
@@ -163,7 +177,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def baselines(train: Examples, evaluated: Examples) -> dict[str, float]:
-  """Majority class, and a linear least-squares classifier (ridge) on the 1,024 pixels."""
+  """Majority class, and a linear least-squares classifier (ridge) on the pixels."""
   inputs, unseen = _centred(train), _centred(evaluated)
   targets = np.eye(10, dtype=np.float32)[train.labels]
   moment = inputs.T @ inputs
@@ -177,8 +191,8 @@ def baselines(train: Examples, evaluated: Examples) -> dict[str, float]:
 
 
 def _centred(examples: Examples) -> np.ndarray:
-  """Pixels in [-0.5, 0.5] and a constant one, float32 [N, 1025]."""
-  pixels = examples.tokens.reshape(-1, PIXELS)[examples.documents[:, 0]]
+  """Pixels in [-0.5, 0.5] and a constant one, float32 [N, p + 1]."""
+  pixels = examples.tokens.reshape(len(examples.offsets) - 1, -1)[examples.documents[:, 0]]
   ones = np.ones((len(pixels), 1), np.float32)
   return np.concatenate([pixels / np.float32(255) - np.float32(0.5), ones], axis=1)
 
@@ -189,7 +203,7 @@ TASK = Task(
   num_classes=10,
   id_offset=0,
   streams=1,
-  longest=lambda options: 1024,
+  longest=lambda options: options["resolution"] ** 2,
   prepare=prepare,
   baselines=baselines,
 )

@@ -4,14 +4,18 @@ import inspect
 import itertools
 from functools import partial
 
+import documented
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 
-from models.attention import ATTENTION, options
+import models.attention
+from models.attention import options
 
+DOCUMENTED = "the one in docs/extending.md"
+ATTENTION = models.attention.ATTENTION | {DOCUMENTED: documented.attention()}
 MECHANISMS = sorted(ATTENTION)
 every_mechanism = pytest.mark.parametrize("name", MECHANISMS)
 causal_or_not = pytest.mark.parametrize("causal", [False, True])
@@ -192,7 +196,8 @@ def test_gradients_are_finite_for_constant_input(name, causal, dtype):
 
 
 @every_mechanism
-def test_options_are_the_keywords_of_attend(name):
+def test_options_are_the_keywords_of_attend(name, monkeypatch):
+  monkeypatch.setattr(models.attention, "ATTENTION", ATTENTION)
   assert not {"q", "k", "v", "mask", "causal", "dropout_key"} & set(options(name))
   q, k, v = oracle.inputs(1, 3)
   parameters = inspect.signature(ATTENTION[name].attend).parameters
@@ -204,6 +209,7 @@ def test_options_are_the_keywords_of_attend(name):
   )
 
 
-def test_unknown_mechanism_is_named_beside_those_there_are():
+def test_unknown_mechanism_is_named_beside_those_there_are(monkeypatch):
+  monkeypatch.setattr(models.attention, "ATTENTION", ATTENTION)
   with pytest.raises(KeyError, match=f"'nope'.*{', '.join(MECHANISMS)}"):
     options("nope")

@@ -37,7 +37,9 @@ def test_blocks_of_any_size_agree(x64, causal, lra_padding):
   mask = jnp.asarray(oracle.masks(20))
   attend = partial(softmax.attend, mask=mask, causal=causal, lra_padding=lra_padding)
   run = jax.jit(
-    lambda *a: [oracle.value_and_grads(partial(attend, block=b), v, *a) for b in (1, 140, 400, 1000, 9999)]
+    lambda *a: [
+      oracle.value_and_grads(partial(attend, block=b), v, *a) for b in (1, 140, 400, 1000, 9999)
+    ]
   )
   first, *others = run(q, k, v)
   for other in others:

@@ -71,12 +71,13 @@ def write_tar(path, files):
       tar.addfile(member, io.BytesIO(data))
 
 
-def prepare(raw_dir, validation_examples=5):
+def prepare(raw_dir, validation_examples=5, resolution=32):
   return image.TASK.prepare(
     raw_dir=raw_dir,
     cache_dir=raw_dir / "cache",
     report=lambda text: None,
     validation_examples=validation_examples,
+    resolution=resolution,
   )
 
 
@@ -224,6 +225,19 @@ def test_validation_of_a_size_that_train_does_not_have_is_refused(tmp_path, batc
     prepare(tmp_path, validation_examples=count)
 
 
+def test_smaller_images_are_means_of_squares(tmp_path, batches):
+  write_tar(tmp_path / "cifar-10-python.tar.gz", as_python(batches))
+  whole, half = (prepare(tmp_path, resolution=side).splits for side in (32, 16))
+  for split in SPLITS:
+    full = pixels(whole[split]).reshape(-1, 32, 32)
+    corners = sum(full[:, i::2, j::2].astype(int) for i in (0, 1) for j in (0, 1))
+    small = half[split].tokens.reshape(-1, 16, 16)[half[split].documents[:, 0]]
+    np.testing.assert_array_equal(small, (corners + 2) // 4)
+    np.testing.assert_array_equal(np.diff(half[split].offsets), 256)
+  with pytest.raises(UserError, match="resolution is 12: set a divisor of 32"):
+    prepare(tmp_path, resolution=12)
+
+
 def test_checksum_is_the_one_tensorflow_datasets_registers():
   listed = checksums.load_url_infos(tfds_utils.tfds_path() / "url_checksums/cifar10.txt")
   assert listed[image.BINARY.url].checksum == image.BINARY.checksum
@@ -242,7 +256,7 @@ def test_least_squares_learns_a_linear_rule():
 @pytest.mark.skipif(not download.find(RAW, *image.NAMES), reason="no CIFAR-10 in $LRA_RAW_DIR")
 def test_real_images(tmp_path):
   prepared = image.TASK.prepare(
-    raw_dir=RAW, cache_dir=tmp_path, report=print, validation_examples=5000
+    raw_dir=RAW, cache_dir=tmp_path, report=print, validation_examples=5000, resolution=32
   )
   train, validation, test = (prepared.splits[split] for split in SPLITS)
   assert [len(split.labels) for split in (train, validation, test)] == [45_000, 5000, 10_000]
