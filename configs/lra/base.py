@@ -47,6 +47,7 @@ TASKS = {
 
 def base(task: str, attention: str) -> ConfigDict:
   """The default config of a task and a mechanism; sizes and schedule are the task file's to set."""
+  unset = config_dict.placeholder
   return ConfigDict(
     {
       "seed": 0,  # of initialisation, dropout and batch order
@@ -54,17 +55,11 @@ def base(task: str, attention: str) -> ConfigDict:
       "model": {
         "attention": attention,  # softmax, linear or cosformer: a key of models.attention.ATTENTION
         "attention_options": {  # None: the mechanism's own; one it does not know is an error
-          "feature_map": config_dict.placeholder(
-            str
-          ),  # cosformer: relu leaky_relu identity elu1 exp
-          "reweight": config_dict.placeholder(str),  # cosformer: cos or none
-          "length": config_dict.placeholder(int),  # cosformer: a fixed M instead of the true length
-          "dropout": config_dict.placeholder(
-            float
-          ),  # softmax: on the weights; takes the dense path
-          "lra_padding": config_dict.placeholder(
-            bool
-          ),  # treat padding as the published harness does
+          "feature_map": unset(str),  # cosformer: relu, leaky_relu, identity, elu1 or exp
+          "reweight": unset(str),  # cosformer: cos or none
+          "length": unset(int),  # cosformer: a fixed M instead of the true length
+          "dropout": unset(float),  # softmax: on the weights; takes the dense path
+          "lra_padding": unset(bool),  # treat padding as the published harness does
         },
         "num_layers": 4,
         "num_heads": 8,

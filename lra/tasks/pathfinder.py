@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from lra.errors import UserError
-from lra.tasks.task import SPLITS, Examples, Prepared, Task, majority_baseline
+from lra.tasks.pathfinder_markers import REACH, baselines
+from lra.tasks.task import SPLITS, Examples, Prepared, Task
 
 DIFFICULTIES = {
   "easy": "curv_baseline",
@@ -25,7 +26,6 @@ DIFFICULTIES = {
 }
 FOLDERS = (".", "lra_release", "lra_release/lra_release")
 KNOWN_EMPTY = "pathfinder32/curv_baseline/imgs/0/sample_172.png"  # as released
-MARKER_REACH = {32: 1, 64: 1, 128: 2, 256: 3}  # of the largest centred square in a marker
 
 _MEND = "unpack the release again, or move it away to generate the data"
 
@@ -51,10 +51,10 @@ def prepare(
   Raises UserError for a damaged release and for options that have no images.
   """
   sizes = dict(zip(SPLITS, (train, validation, test), strict=True))
-  if resolution not in MARKER_REACH or difficulty not in DIFFICULTIES:
+  if resolution not in REACH or difficulty not in DIFFICULTIES:
     raise UserError(
       f"pathfinder: no images of resolution {resolution} and difficulty {difficulty!r}; "
-      f"set one of {', '.join(map(str, MARKER_REACH))} and one of {', '.join(DIFFICULTIES)}"
+      f"set one of {', '.join(map(str, REACH))} and one of {', '.join(DIFFICULTIES)}"
     )
   if min(sizes.values()) < 1:
     raise UserError(f"pathfinder: a split of {sizes} is empty; set train, validation, test >= 1")
@@ -203,64 +203,6 @@ def _pack(
     )
     first += size
   return splits
-
-
-def find_markers(images: np.ndarray) -> np.ndarray:
-  """The two brightest squares that fit into a marker: their centres (row, col), in reading order.
-
-  images: uint8 [n, side, side]. Returns int64 [n, 2, 2].
-  """
-  n, side, _ = images.shape
-  reach = MARKER_REACH[side]
-  size = side - 2 * reach
-  rows = np.min([images[:, i : i + size] for i in range(2 * reach + 1)], 0)
-  score = np.min([rows[:, :, i : i + size] for i in range(2 * reach + 1)], 0).astype(np.int16)
-  row, col = np.ogrid[:size, :size]
-  found = np.empty((n, 2), np.int64)
-  for k in range(2):
-    found[:, k] = score.reshape(n, -1).argmax(1)
-    r, c = np.divmod(found[:, k, None, None], size)
-    score[np.maximum(abs(row - r), abs(col - c)) <= reach] = -1
-  found.sort(axis=1)
-  return np.stack(np.divmod(found, size), -1) + reach
-
-
-def nearest_neighbours(
-  markers: np.ndarray, labels: np.ndarray, queries: np.ndarray, k: int = 45
-) -> np.ndarray:
-  """Majority label of the k nearest pairs of markers, whichever way round. int64 [m]
-
-  markers: int [n, 2, 2]; labels: [n]; queries: int [m, 2, 2].
-  """
-  same, swapped = (pairs.reshape(-1, 4) for pairs in (markers, markers[:, ::-1]))
-  votes = []
-  for query in queries.reshape(-1, 4):
-    distances = np.minimum(((same - query) ** 2).sum(1), ((swapped - query) ** 2).sum(1))
-    votes.append(labels[np.argpartition(distances, k - 1)[:k]].mean() > 0.5)
-  return np.array(votes, np.int64)
-
-
-def baselines(train: Examples, evaluated: Examples) -> dict[str, float]:
-  """Accuracy of the commonest label, and of the marker positions alone (first 10,000 and 2,000)."""
-  markers, labels = _markers(train, 10_000)
-  queries, answers = _markers(evaluated, 2_000)
-  guesses = nearest_neighbours(markers, labels, queries, k=min(45, len(labels)))
-  return {
-    "majority class": majority_baseline(train, evaluated),
-    "marker position (45-NN)": float(np.mean(guesses == answers)),
-  }
-
-
-def _markers(examples: Examples, count: int) -> tuple[np.ndarray, np.ndarray]:
-  """Markers [n, 2, 2] and labels [n] of the first `count` examples."""
-  starts = examples.offsets[examples.documents[:count, 0]]
-  length = int(examples.offsets[1])
-  side = int(length**0.5)
-  markers = []
-  for i in range(0, len(starts), 500):
-    images = np.stack([examples.tokens[start : start + length] for start in starts[i : i + 500]])
-    markers.append(find_markers(images.reshape(-1, side, side)))
-  return np.concatenate(markers), examples.labels[:count]
 
 
 def contact_sheet(images: np.ndarray, columns: int, scale: int = 1) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lra.errors import UserError
-from lra.tasks import pathfinder
+from lra.tasks import pathfinder, pathfinder_markers
 from lra.tasks import pathfinder_generator as generator
 from lra.tasks import pathfinder_raster as raster
 from lra.tasks.task import SPLITS
@@ -269,7 +269,7 @@ def test_marker_positions_are_a_shortcut(hard):
   distance = np.hypot(*(hard.markers[:, 0] - hard.markers[:, 1]).T)
   assert distance[hard.labels == 1].mean() == pytest.approx(13.3, abs=0.8)
   assert distance[hard.labels == 0].mean() == pytest.approx(12.8, abs=0.8)
-  guesses = pathfinder.nearest_neighbours(
+  guesses = pathfinder_markers.nearest_neighbours(
     hard.markers[:2000], hard.labels[:2000], hard.markers[2000:]
   )
   assert np.mean(guesses == hard.labels[2000:]) == pytest.approx(0.643, abs=0.045)
@@ -555,7 +555,7 @@ def test_too_few_images(release, tmp_path):
 def test_markers_are_found(side, exact):
   p = raster.published_parameters(side, "easy")
   scenes = generator.generate(0, 100, seed=0, parameters=p)
-  found, true = pathfinder.find_markers(scenes.images), scenes.markers
+  found, true = pathfinder_markers.find_markers(scenes.images), scenes.markers
   off = np.minimum(abs(found - true).max((1, 2)), abs(found - true[:, ::-1]).max((1, 2)))
   assert (off == 0).mean() > exact and (off <= 1).mean() > 0.93
 
@@ -564,7 +564,7 @@ def test_neighbours_do_not_mind_the_order():
   markers = np.array([[[0, 0], [9, 9]], [[0, 9], [9, 0]]] * 5)
   labels = np.array([0, 1] * 5)
   queries = np.array([[[9, 8], [1, 0]], [[8, 0], [0, 9]]])
-  assert pathfinder.nearest_neighbours(markers, labels, queries, k=5).tolist() == [0, 1]
+  assert pathfinder_markers.nearest_neighbours(markers, labels, queries, k=5).tolist() == [0, 1]
 
 
 def test_baselines(tmp_path):
