@@ -13,7 +13,12 @@ from lra.errors import UserError
 
 
 def data_mesh() -> Mesh:
-  """All devices of all hosts on one axis, "data"."""
+  """All devices on one axis, "data". Raises UserError for several processes."""
+  if jax.process_count() > 1:
+    raise UserError(
+      f"a run is one process, here are {jax.process_count()}: start it on one host, with as many of "
+      "its devices as you like"
+    )
   # Auto: with the default Explicit axes every gather and einsum would have to name its sharding.
   return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
@@ -47,16 +52,22 @@ def cache_programs(folder: Path) -> None:
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-  """`jax.jit` with the compiler options that measure best on this backend."""
+  """`jax.jit` with the compiler options of this backend."""
   return jax.jit(function, compiler_options=_compiler_options(), **options)
 
 
+OPTIONS = {
+  # No YNNPACK fusions: a training step takes 0.8 of the time without them (jax 0.10).
+  "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
+  # Scatters (the gradient of an embedding) and cuDNN attention that add in a fixed order.
+  "gpu": {"xla_gpu_exclude_nondeterministic_ops": True},
+}
+
+
 @functools.cache
-def _compiler_options() -> dict[str, str] | None:
-  """On a CPU, no YNNPACK fusions: a training step takes 0.8 of the time without them (jax 0.10)."""
-  options = {"xla_cpu_experimental_ynn_fusion_type": ""}
-  if jax.default_backend() != "cpu":
-    return None
+def _compiler_options() -> dict[str, Any] | None:
+  """Those of this backend, as far as its jaxlib has them."""
+  options = OPTIONS.get(jax.default_backend())
   try:
     jax.jit(lambda: 0, compiler_options=options)()
   except jax.errors.JaxRuntimeError:  # a jaxlib without that option

@@ -31,6 +31,17 @@ def test_eight_devices_train_as_one_does(space, tmp_path, request):
   assert many["validation"] == pytest.approx(one["validation"])
 
 
+def test_several_processes_are_refused(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with pytest.raises(UserError, match="a run is one process, here are 2"):
+    devices.data_mesh()
+
+
+@pytest.mark.parametrize("backend", devices.OPTIONS)
+def test_compiler_knows_the_options(backend):
+  assert jax.jit(lambda: 1, compiler_options=devices.OPTIONS[backend])() == 1
+
+
 @pytest.mark.parametrize("key", ["batch_size", "eval_batch_size"])
 def test_batch_that_the_devices_cannot_share_is_refused(space, tmp_path, key):
   if jax.device_count() == 1:
