@@ -34,7 +34,7 @@ def attend(
 
   dropout: rate on the weights, active when a key is given; takes the dense path.
   block: scores at a time; changes time and memory, never the result. None: what a cache holds on a
-    CPU, 1 GB elsewhere.
+    CPU, half a GB elsewhere.
   lra_padding: padded queries (n == m) attend to every key alike, padding included, which is what the
     published harness's additive -1e10 comes to in float32. Never flash attention.
   """
@@ -44,7 +44,7 @@ def attend(
     return jnp.einsum("bhnm,bmhe->bnhe", dense, v).astype(q.dtype)
   if not lra_padding and _flash_serves(q, v, mask, causal):
     return _flash(q, k, v, mask, causal)
-  block = block or (2**20 if jax.default_backend() == "cpu" else 2**28)
+  block = block or (2**20 if jax.default_backend() == "cpu" else 2**27)
   return _blocks(q, k, v, mask, causal, block, lra_padding)
 
 
@@ -70,7 +70,7 @@ def _scores(q: Array, k: Array, see: Array, alike: Array | None) -> tuple[Array,
     so a gradient flows to queries and keys all the same.
   """
   dtype = kernel.sum_dtype(q)
-  scores = jnp.einsum("...nd,...md->...nm", q, k, preferred_element_type=dtype)
+  scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=dtype)
   seen = jnp.where(see, scores, jnp.finfo(dtype).min)
   if alike is None:
     return seen, see
@@ -80,24 +80,31 @@ def _scores(q: Array, k: Array, see: Array, alike: Array | None) -> tuple[Array,
 def _blocks(
   q: Array, k: Array, v: Array, mask: Array | None, causal: bool, block: int, lra_padding: bool
 ) -> Array:
-  """Some heads and some queries at a time, as many as make `block` scores."""
+  """Some examples, heads and queries at a time, as many as make `block` scores."""
   (b, n, h, _), m, e = q.shape, k.shape[1], v.shape[3]
-  rows = max(1, min(n, block // m))
+  order, rest, at_once = ("nhb" if jax.default_backend() == "cpu" else "bnh"), block // m, {}
+  for axis in order:  # what to keep whole: work of the size of a cache, or all devices at work
+    size = {"b": b, "n": n, "h": h}[axis]
+    fits = max(1, min(size, rest))
+    at_once[axis] = fits if axis == "n" else max(i for i in range(1, fits + 1) if size % i == 0)
+    rest //= at_once[axis]
+  examples, rows, heads = (at_once[axis] for axis in "bnh")
   blocks = -(-n // rows)
-  heads = next(g for g in range(max(1, min(b * h, block // (rows * m))), 0, -1) if b * h % g == 0)
   pad = [(0, 0), (0, blocks * rows - n)]
 
-  def split(x: Array) -> Array:  # [b n h d] -> [groups heads n d]
-    return jnp.swapaxes(x, 1, 2).reshape(-1, heads, x.shape[1], x.shape[3])
+  def split(x: Array) -> Array:  # [b n h d] -> [groups examples heads n d]
+    x = x.reshape(examples, b // examples, x.shape[1], h // heads, heads, x.shape[3])
+    return x.transpose(1, 3, 0, 4, 2, 5).reshape(-1, examples, heads, x.shape[2], x.shape[5])
 
-  def per_head(x: Array) -> Array:  # [b n] -> [groups heads n]
-    return jnp.repeat(x, h, 0).reshape(-1, heads, x.shape[1])
+  def split_flags(x: Array) -> Array:  # [b n] -> [groups examples 1 n]
+    x = x.reshape(examples, b // examples, x.shape[1]).swapaxes(0, 1)
+    return jnp.repeat(x, h // heads, 0)[:, :, None]
 
-  q = split(jnp.pad(_scaled(q), (*pad, (0, 0), (0, 0))))
   least = 2.0 ** -math.ceil(math.log2(m))  # exact, and no sum of finite values overflows
+  q = split(jnp.pad(_scaled(q), (*pad, (0, 0), (0, 0))))
   k, v = split(_bounded(k)), split(kernel.with_ones(v) * least)
-  real = None if mask is None else per_head(mask)
-  alike = per_head(jnp.pad(~mask, pad)) if lra_padding and mask is not None else None
+  real = None if mask is None else split_flags(mask)
+  alike = split_flags(jnp.pad(~mask, pad)) if lra_padding and mask is not None else None
 
   def group(args: tuple[Array, Array, Array, Array | None, Array | None]) -> Array:
     q, k, v, real, alike = args
@@ -105,23 +112,24 @@ def _blocks(
     @jax.checkpoint
     def one(args: tuple[Array, Array, Array | None]) -> Array:
       q, first, alike = args
-      see = jnp.ones((1, 1, m), bool) if real is None else real[:, None, :]
+      see = jnp.ones((1, 1, 1, m), bool) if real is None else real[:, :, None]
       if causal:
         see = see & (jnp.arange(m) <= first + jnp.arange(rows)[:, None])
       seen, see = _scores(q, k, see, None if alike is None else alike[..., None])
       exp = jnp.exp(seen - lax.stop_gradient(seen.max(-1, keepdims=True))).astype(v.dtype)
-      sums = jnp.einsum("gnm,gme->gne", exp, v, preferred_element_type=seen.dtype)
+      sums = jnp.einsum("bhnm,bhme->bhne", exp, v, preferred_element_type=seen.dtype)
       return jnp.where(see.any(-1, keepdims=True), sums[..., :-1] / sums[..., -1:], 0)
 
-    def parts(x: Array) -> Array:  # [heads n ...] -> [blocks heads rows ...]
-      return jnp.moveaxis(x.reshape(heads, blocks, rows, *x.shape[2:]), 1, 0)
+    def parts(x: Array) -> Array:  # [examples heads n ...] -> [blocks examples heads rows ...]
+      return jnp.moveaxis(x.reshape(*x.shape[:2], blocks, rows, *x.shape[3:]), 2, 0)
 
     firsts = jnp.arange(blocks) * rows
-    out = lax.map(one, (parts(q), firsts, None if alike is None else parts(alike)))
-    return jnp.moveaxis(out, 0, 1).reshape(heads, blocks * rows, e)
+    return lax.map(one, (parts(q), firsts, None if alike is None else parts(alike)))
 
-  out = lax.map(group, (q, k, v, real, alike))
-  return jnp.swapaxes(out.reshape(b, h, blocks * rows, e)[:, :, :n], 1, 2).astype(q.dtype)
+  out = lax.map(group, (q, k, v, real, alike))  # [groups blocks examples heads rows e]
+  out = out.reshape(b // examples, h // heads, blocks, examples, heads, rows, e)
+  out = out.transpose(3, 0, 2, 5, 1, 4, 6).reshape(b, blocks * rows, h, e)
+  return out[:, :n].astype(q.dtype)
 
 
 def _flash_serves(q: Array, v: Array, mask: Array | None, causal: bool) -> bool:

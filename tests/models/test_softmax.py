@@ -1,5 +1,6 @@
 """What softmax attention promises beyond the contract."""
 
+import re
 from functools import partial
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 
+from lra import devices
 from models.attention import softmax
 
 causal_or_not = pytest.mark.parametrize("causal", [False, True])
@@ -32,7 +34,9 @@ def test_values_and_gradients(x64, n, m, causal):
 
 @causal_or_not
 @pytest.mark.parametrize("lra_padding", [False, True])
-def test_blocks_of_any_size_agree(x64, causal, lra_padding):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_blocks_of_any_size_agree(x64, monkeypatch, causal, lra_padding, backend):
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
   q, k, v = oracle.inputs(4, 20)
   mask = jnp.asarray(oracle.masks(20))
   attend = partial(softmax.attend, mask=mask, causal=causal, lra_padding=lra_padding)
@@ -51,6 +55,17 @@ def test_memory_is_that_of_a_block():
   q, k, v = (jax.ShapeDtypeStruct((1, n, 1, 8), "float32") for _ in range(3))
   loss = jax.grad(lambda *qkv: softmax.attend(*qkv, block=64 * n).sum(), (0, 1, 2))
   assert max(oracle.array_sizes(jax.make_jaxpr(loss)(q, k, v).jaxpr)) < n * n / 8
+
+
+@pytest.mark.skipif(jax.device_count() == 1, reason="there is one device only")
+def test_examples_stay_on_their_devices(monkeypatch):
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  mesh = devices.data_mesh()
+  x = jax.ShapeDtypeStruct((16, 64, 2, 4), "float32", sharding=devices.along(mesh, 0))
+  mask = jax.ShapeDtypeStruct((16, 64), bool, sharding=devices.along(mesh, 0))
+  attend = lambda q, k, v, mask: softmax.attend(q, k, v, mask=mask, block=16 * 32 * 64).sum()
+  compiled = jax.jit(jax.grad(attend, (0, 1, 2))).lower(x, x, x, mask).compile()
+  assert not re.search("all-gather|all-to-all|all-reduce|permute", compiled.as_text())
 
 
 def test_order_of_keys_does_not_matter():
