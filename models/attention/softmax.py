@@ -88,8 +88,8 @@ def _blocks(
     fits = max(1, min(size, rest))
     at_once[axis] = fits if axis == "n" else max(i for i in range(1, fits + 1) if size % i == 0)
     rest //= at_once[axis]
-  examples, rows, heads = (at_once[axis] for axis in "bnh")
-  blocks = -(-n // rows)
+  examples, heads, blocks = at_once["b"], at_once["h"], -(-n // at_once["n"])
+  rows = -(-n // blocks)  # even blocks: padding of less than `blocks` queries
   pad = [(0, 0), (0, blocks * rows - n)]
 
   def split(x: Array) -> Array:  # [b n h d] -> [groups examples heads n d]
