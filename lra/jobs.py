@@ -66,7 +66,8 @@ class Sweep:
     try:
       while (self.waiting or self.running) and stop.reason is None:
         while self.waiting and len(self.running) < self.jobs and stop.reason is None:
-          self._submit(made)
+          if not self._submit(made):
+            break
           if self.cluster == "debug" and self._settle():  # the signal went to the job alone
             return self._outcome()
         self._settle()
@@ -84,7 +85,8 @@ class Sweep:
   def _outcome(self) -> Outcome:
     return Outcome(self.finished, self.failed, [*self.running, *self.waiting])
 
-  def _submit(self, made: Any) -> None:
+  def _submit(self, made: Any) -> bool:
+    """False if the cluster takes no more jobs for now."""
     cell = self.waiting.popleft()
     taken = {slot for _, slot, _, _ in self.running.values()}
     slot = next(slot for slot in range(self.jobs) if slot not in taken)
@@ -92,8 +94,16 @@ class Sweep:
       {} if self.cluster == "slurm" else launch.device_environment(slot, self.devices, self.jobs)
     )
     with launch.ignored(signal.SIGINT) if self.cluster == "local" else contextlib.nullcontext():
-      job = made.submit(launch.Training(cell, environment))
+      try:
+        job = launch.submit(made, launch.Training(cell, environment))
+      except UserError as error:
+        self.waiting.appendleft(cell)
+        if not self.running:
+          raise
+        self.progress.live(f"{len(self.running)} jobs are in; {error}")
+        return False
     self.running[cell] = (job, slot, time.monotonic(), sweep.fraction(cell))
+    return True
 
   def _settle(self) -> bool:
     """Moves what has ended out of `running`; True if Ctrl-C stopped one of them."""
@@ -113,7 +123,7 @@ class Sweep:
         took = duration(time.monotonic() - begin)
         self.progress.line(f"{cell.folder.name}: {found['test']['accuracy']:.4f} ({took})")
         continue
-      if asked and (self._stopping or self.cluster == "debug"):
+      if self._stopping or (asked and self.cluster == "debug"):
         stopped = True
         self.waiting.appendleft(cell)
         continue
@@ -131,16 +141,18 @@ class Sweep:
     return stopped
 
   def _overview(self) -> str:
-    now = time.monotonic()
-    running = [
-      Running(cell.task, now - begin, done_before, sweep.fraction(cell))
-      for cell, (_, _, begin, done_before) in self.running.items()
-    ]
+    now, running, waiting = time.monotonic(), [], [cell.task for cell in self.waiting]
+    for cell, (job, slot, begin, done_before) in list(self.running.items()):
+      if job.job_id in self._watch.pending:  # its time begins when it has left the queue
+        self.running[cell] = (job, slot, now, done_before)
+        waiting.append(cell.task)
+      else:
+        running.append(Running(cell.task, now - begin, done_before, sweep.fraction(cell)))
     known = collections.defaultdict(list)
     for cell, found in self.finished.items():
       known[cell.task].append(found["time"]["seconds"])
-    waiting = [cell.task for cell in self.waiting]
-    left = sweep.seconds_left(known, running, waiting, min(self.jobs, len(self.tries)))
+    at_once = len(running) if self.cluster == "slurm" else min(self.jobs, len(self.tries))
+    left = sweep.seconds_left(known, running, waiting, at_once)
     text = sweep.overview(self.finished, running, len(self.failed), len(waiting), left)
     return text[: shutil.get_terminal_size().columns - 1] if sys.stdout.isatty() else text
 

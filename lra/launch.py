@@ -114,12 +114,16 @@ def executor(cluster: str, folder: Path, options: Mapping[str, Any]) -> submitit
 
 
 class Watch:
-  """Tells which jobs have ended. Asks squeue, not sacct: that needs a database few have."""
+  """Tells which jobs have ended. Asks squeue, not sacct: that needs a database few have.
+
+  `pending` holds the ids of those that have not begun.
+  """
 
   SECONDS = 20.0  # between looks at the queue
 
   def __init__(self, cluster: str) -> None:
     self._slurm, self._looked, self._gone = cluster == "slurm", float("-inf"), collections.Counter()
+    self.pending: frozenset[str] = frozenset()
 
   def ended(self, jobs: Sequence[submitit.Job]) -> list[submitit.Job]:
     """Those of `jobs` that have."""
@@ -127,10 +131,10 @@ class Watch:
       return [job for job in jobs if job.done()]
     if jobs and time.monotonic() - self._looked > self.SECONDS:
       self._looked = time.monotonic()
-      command = ["squeue", "--me", "--noheader", "--format=%A"]
-      listed = subprocess.run(command, capture_output=True, text=True, timeout=60)
-      if listed.returncode == 0:
-        there = set(listed.stdout.split())
+      states = _squeue()
+      if states is not None:
+        there = states.keys()
+        self.pending = frozenset(job for job, state in states.items() if state == "PENDING")
         self._gone.update(job.job_id for job in jobs if job.job_id not in there)
     return [j for j in jobs if j.paths.result_pickle.exists() or self._gone[j.job_id] > 1]
 
@@ -143,6 +147,24 @@ class Watch:
     except Exception as error:
       last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
       raise UserError(f"the job ended without a result: {last}") from error
+
+
+def _squeue() -> dict[str, str] | None:
+  """The state of each of my jobs; None where Slurm does not answer."""
+  command = ["squeue", "--me", "--noheader", "--format=%A %T"]
+  try:
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+  except subprocess.TimeoutExpired:
+    return None
+  return dict(line.split() for line in listed.stdout.splitlines()) if not listed.returncode else None
+
+
+def submit(made: submitit.Executor, training: Training) -> submitit.Job:
+  """Raises UserError where the cluster does not take the job."""
+  try:
+    return made.submit(training)
+  except submitit.core.utils.FailedJobError as error:  # sbatch says why in its last line
+    raise UserError((str(error).strip().splitlines() or ["no reason given"])[-1]) from error
 
 
 def gpus() -> list[str]:

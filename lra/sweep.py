@@ -15,7 +15,7 @@ from typing import Any
 from lra import command, tasks
 from lra.errors import UserError
 from lra.progress import duration
-from models.attention import ATTENTION
+from models.attention import ATTENTION, options
 
 ROOT = Path(__file__).parent.parent
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")  # the five of the average
@@ -55,8 +55,9 @@ def cells(
 ) -> list[Cell]:
   """All combinations, the seeds outermost: a whole table of one seed comes first.
 
-  `arguments` are more of train.py's; `grid` maps config keys to values. Raises UserError for
-  whatever train.py would refuse, before anything runs.
+  `arguments` are more of train.py's; `grid` maps config keys to values, and where it varies an
+  option that a mechanism does not have, that mechanism runs once. Raises UserError for flags and
+  keys that train.py would refuse, before anything runs.
   """
   grid = {key.removeprefix("config."): values for key, values in (grid or {}).items()}
   for key, option in (("seed", "--seeds"), ("model.attention", "--attentions")):
@@ -64,15 +65,14 @@ def cells(
       raise UserError(f"config.{key} is what a sweep varies; use {option}")
   if any(a.partition("=")[0].lstrip("-") in ("config", "workdir") for a in arguments):
     raise UserError("a sweep chooses --config and --workdir; use --preset and --runs_dir")
-  chosen = [
-    tuple(f"--config.{k}={v}" for k, v in zip(grid, c)) for c in itertools.product(*grid.values())
-  ]
+  chosen = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
   made = []
   for seed, name, attention, more in itertools.product(seeds, task_names, attentions, chosen):
     tasks.get(name)
     if attention not in ATTENTION:
       raise UserError(f"unknown attention {attention!r}; there are {', '.join(sorted(ATTENTION))}")
-    given = (*_recipe(name, attention, preset), f"--config.seed={seed}", *more, *arguments)
+    own = [f"--config.{key}={value}" for key, value in more.items() if _has(attention, key)]
+    given = (*_recipe(name, attention, preset), f"--config.seed={seed}", *own, *arguments)
     values = command.read(given)
     folder = command.default_workdir(values)
     if runs_dir is None:
@@ -83,6 +83,13 @@ def cells(
     config = json.loads(json.dumps(values.config.to_dict()))
     made.append(Cell(name, attention, seed, given, folder, config))
   return list({cell.folder: cell for cell in made}.values())
+
+
+def _has(attention: str, key: str) -> bool:
+  """False for an option of some mechanism that this one does not have."""
+  section, _, option = key.rpartition(".")
+  known = section != "model.attention_options" or option in options(attention)
+  return known or not any(option in options(other) for other in ATTENTION)
 
 
 def _recipe(task: str, attention: str, preset: str) -> tuple[str, ...]:
@@ -169,16 +176,16 @@ def overview(
   waiting: int,
   left: float | None,
 ) -> str:
-  """One line: counts, time left, the best test accuracy of each task."""
-  going = f" ({', '.join(f'{run.fraction:.0%}' for run in running)})" if running else ""
+  """One line: counts, time left, the best test accuracy of each task, how far the runs are."""
   best: dict[str, tuple[float, str]] = {}
   for cell, found in results.items():
     here = (found["test"]["accuracy"], cell.attention)
     best[cell.task] = max(best.get(cell.task, here), here)
   parts = [
-    f"{len(results)} done, {len(running)} running{going}, {failed} failed, {waiting} waiting",
+    f"{len(results)} done, {len(running)} running, {failed} failed, {waiting} waiting",
     "time left unknown" if left is None else f"{duration(left)} left",
     *([f"best: {', '.join(f'{t} {a:.4f} {m}' for t, (a, m) in best.items())}"] if best else []),
+    *([f"at {', '.join(f'{run.fraction:.0%}' for run in running)}"] if running else []),
   ]
   return "; ".join(parts)
 

@@ -66,6 +66,9 @@ def pairs(texts: list[str], option: str) -> dict[str, str]:
   for text in texts:
     if "=" not in text.strip("="):
       raise UserError(f"{option} {text}: KEY=VALUE is wanted")
+  keys = [text.partition("=")[0] for text in texts]
+  if twice := {key for key in keys if keys.count(key) > 1}:
+    raise UserError(f"{option} {min(twice)} is given twice; put all its values into one")
   return dict(text.split("=", 1) for text in texts)
 
 

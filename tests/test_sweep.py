@@ -81,6 +81,22 @@ def test_presets_overrides_and_grids():
   )
 
 
+def test_option_that_a_mechanism_lacks_is_not_varied_for_it():
+  grid = {"model.attention_options.feature_map": ["relu", "exp"], "train.steps": ["5", "6"]}
+  cells = sweep.cells(["image"], ["softmax", "cosformer"], [0], preset="quick", grid=grid)
+  of = lambda cell: (
+    cell.config["model"]["attention_options"]["feature_map"],
+    cell.config["train"]["steps"],
+  )
+  assert [of(c) for c in cells if c.attention == "softmax"] == [(None, 5), (None, 6)]
+  every = [("relu", 5), ("relu", 6), ("exp", 5), ("exp", 6)]
+  assert [of(c) for c in cells if c.attention == "cosformer"] == every
+  with pytest.raises(UserError, match="did you mean"):
+    sweep.cells(
+      ["image"], ["softmax"], [0], grid={"model.attention_options.feature_mop": ["relu"]}
+    )
+
+
 def test_long_names_are_cut_but_stay_apart():
   given = [f"--config.{key}={value}" for key, value in tiny.SMALL.items()]
   make = lambda *more: sweep.cells(
@@ -188,8 +204,10 @@ def test_overview_counts_and_names_the_best():
   cells = sweep.cells(["text", "image"], ["linear", "softmax"], [0], preset="quick")
   results = {c: {"test": {"accuracy": 0.5 + i / 10}} for i, c in enumerate(cells)}
   line = sweep.overview(results, [Running("text", 1, 0, 0.5)], 2, 7, 90)
-  assert line.startswith("4 done, 1 running (50%), 2 failed, 7 waiting; 1m30s left; best: ")
-  assert "text 0.6000 softmax, image 0.8000 softmax" in line
+  assert line == (
+    "4 done, 1 running, 2 failed, 7 waiting; 1m30s left; "
+    "best: text 0.6000 softmax, image 0.8000 softmax; at 50%"
+  )
 
 
 def test_fraction_of_a_run(tmp_path):
