@@ -115,7 +115,7 @@ def attempt(
   else:
     progress.line(parameter_overview.get_parameter_overview(state.params, include_stats=False))
   t = int(state.step)
-  run.start(t)
+  run.start(t, data.digest)
   progress.line(results.opening(config, model, state, data, buckets, workdir))
 
   def check_finite() -> None:

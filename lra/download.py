@@ -6,13 +6,14 @@ verified. tensorflow-datasets' own manager starts again from zero, so only its c
 
 import contextlib
 import dataclasses
+import fcntl
 import gzip
 import hashlib
 import http.client
-import itertools
 import lzma
 import math
 import os
+import shutil
 import tarfile
 import time
 import urllib.error
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lra.errors import UserError
-from lra.tasks.task import SPLITS, Examples
 
 TIMEOUT = 30.0  # seconds without a byte
 BLOCK = 1 << 20
@@ -38,6 +38,12 @@ class Remote:
   algorithm: str = ""  # as hashlib names it
   checksum: str = ""
   instead: str = ""  # what else would do, for the message that asks the user for the file
+
+
+LRA_RELEASE = Remote(
+  name="lra_release.gz", url="https://storage.googleapis.com/long-range-arena/lra_release.gz"
+)
+LRA_ARCHIVES = (LRA_RELEASE.name, "lra_release.tar.gz")
 
 
 def once_a_second(report: Callable[[str], None]) -> Callable[[str], None]:
@@ -65,10 +71,19 @@ def find(raw_dir: str | Path | None, *names: str) -> Path | None:
   return next((path for path in paths if path.exists()), None)
 
 
-def describe(path: Path, origin: str, *remotes: Remote) -> dict[str, Any]:
-  """Entries of `Prepared.source`; "published" is None for what no checksum was published of."""
+def describe(path: Path, origin: str, *remotes: Remote, files: str = "**/*") -> dict[str, Any]:
+  """Entries of `Prepared.source`; "published" is None for what no checksum was published of.
+
+  Of a folder, the hash is that of the names and hashes of the files that match `files`.
+  """
   if path.is_dir():
-    return {"origin": origin, "file": path.name + "/", "published": None}
+    lines = sorted(
+      f"{digest(file)}  {file.relative_to(path).as_posix()}\n"
+      for file in path.glob(files)
+      if file.is_file()
+    )
+    whole = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return {"origin": origin, "file": path.name + "/", "sha256": whole, "published": None}
   known = [remote for remote in remotes if remote.name == path.name and remote.checksum]
   same = [digest(path, remote.algorithm) == remote.checksum for remote in known]
   published = any(same) if same else None
@@ -95,21 +110,34 @@ def fetch(
   if not remote.checksum:  # several gigabytes that nothing could verify
     raise UserError(f"{remote.name} is not downloaded, since no checksum of it is known: {by_hand}")
   target = Path(cache_dir) / remote.name
-  if target.exists() and _intact(target, remote):
-    return target
-  part = target.with_name(target.name + ".part")
-  try:
-    part.parent.mkdir(parents=True, exist_ok=True)
-    _resume(remote.url, part, once_a_second(report))
-  except (OSError, http.client.HTTPException, ValueError) as error:
-    cause = f"cannot download {remote.url} ({error})"
-    raise UserError(f"{cause}: run again to resume, or {by_hand}") from error
-  if not _intact(part, remote):
-    part.unlink()
-    cause = f"what {remote.url} sent does not have the published checksum"
-    raise UserError(f"{cause}: run again, or {by_hand}")
-  os.replace(part, target)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  with locked(target.with_name(f".{target.name}.lock"), report):
+    if target.exists() and _intact(target, remote):
+      return target
+    part = target.with_name(target.name + ".part")
+    try:
+      _resume(remote.url, part, once_a_second(report))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+      cause = f"cannot download {remote.url} ({error})"
+      raise UserError(f"{cause}: run again to resume, or {by_hand}") from error
+    if not _intact(part, remote):
+      part.unlink()
+      cause = f"what {remote.url} sent does not have the published checksum"
+      raise UserError(f"{cause}: run again, or {by_hand}")
+    os.replace(part, target)
   return target
+
+
+@contextlib.contextmanager
+def locked(file: Path, report: Callable[[str], None]) -> Iterator[None]:
+  """One process at a time; the others wait, and say so."""
+  with open(file, "w") as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      report("waiting for another process that prepares the same data")
+      fcntl.flock(f, fcntl.LOCK_EX)
+    yield
 
 
 def _intact(path: Path, remote: Remote) -> bool:
@@ -160,6 +188,8 @@ def reading(path: Path) -> Iterator[None]:
   """Turns the errors of a truncated or corrupt file that is read inside into a UserError."""
   try:
     yield
+  except (FileNotFoundError, PermissionError) as error:
+    raise UserError(f"cannot read {error.filename or path}: {error.strerror}") from error
   except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
     raise UserError(
       f"{path} is truncated or corrupt ({error}): delete it and get it again"
@@ -192,16 +222,13 @@ def members(
       pass
 
 
-def fingerprints(examples: Examples) -> tuple[list[bytes], list[tuple[bytes, ...]]]:
-  """Hashes of the documents [D], and of each example [N] whatever the order of its documents."""
-  pieces = itertools.pairwise(examples.offsets.tolist())
-  documents = [hashlib.blake2b(examples.tokens[a:b], digest_size=16).digest() for a, b in pieces]
-  rows = examples.documents.tolist()
-  return documents, [tuple(sorted(documents[d] for d in row)) for row in rows]
-
-
-def duplicates(splits: dict[str, Examples]) -> dict[str, int]:
-  """How many examples of one split are byte for byte in another one, as stored."""
-  marks = {name: fingerprints(splits[name])[1] for name in SPLITS}
-  pairs = (("test", "train"), ("validation", "train"), ("validation", "test"))
-  return {f"{a} in {b}": sum(map(set(marks[b]).__contains__, marks[a])) for a, b in pairs}
+def unpack(
+  path: Path, target: Callable[[str], str | None], folder: Path, report: Callable[[str], None]
+) -> None:
+  """Writes those members of a tar.gz to `folder` that `target` has a relative path for."""
+  with reading(path):
+    for name, open_member in members(path, report):
+      if place := target(name):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        with open_member() as member, (folder / place).open("wb") as file:
+          shutil.copyfileobj(member, file)

@@ -156,7 +156,9 @@ def _squeue() -> dict[str, str] | None:
     listed = subprocess.run(command, capture_output=True, text=True, timeout=60)
   except subprocess.TimeoutExpired:
     return None
-  return dict(line.split() for line in listed.stdout.splitlines()) if not listed.returncode else None
+  return (
+    dict(line.split() for line in listed.stdout.splitlines()) if not listed.returncode else None
+  )
 
 
 def submit(made: submitit.Executor, training: Training) -> submitit.Job:

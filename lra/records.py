@@ -59,9 +59,21 @@ class Run:
     self.close()
     (self.folder / "metrics.jsonl").rename(self.folder / f"metrics.attempt{self.attempt}.jsonl")
 
-  def start(self, step: int) -> None:
-    """Opens the logs to continue after `step`: what an interrupted session wrote later is dropped."""
-    _write(self.folder / "environment.json", environment())
+  def start(self, step: int, data: str) -> None:
+    """Opens the logs to continue after `step`: what an interrupted session wrote later is dropped.
+
+    Raises UserError if the steps before were trained on other data; `data` is its digest.
+    """
+    before, now = _read(self.folder / "environment.json") or {}, environment() | {"data": data}
+    if (step or self.attempt) and before.get("data", data) != data:
+      raise UserError(
+        f"{self.folder} was trained on other data ({before['data'][:12]}) than is there now "
+        f"({data[:12]}): set --data_dir and --raw_dir as they were, or choose another --workdir"
+      )
+    session = {key: now[key] for key in ("revision", "modified", "device", "devices")}
+    sessions = before.get("sessions", []) if step or self.attempt else []
+    now["sessions"] = sessions if session in sessions else [*sessions, session]
+    _write(self.folder / "environment.json", now)
     path = self.folder / "metrics.jsonl"
     kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
     _replace(path, "".join(kept))

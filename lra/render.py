@@ -119,13 +119,34 @@ def notes(table: Table) -> list[str]:
       if resized
       else ""
     ),
-    f"Significance: two-sided t-test paired over seeds, Holm's correction over {tested} tests; "
-    f"{significant} of them below 0.05."
+    f"Significance: two-sided t-test paired over seeds, Holm's correction; {significant} of {tested} "
+    "tests below 0.05."
     if tested
     else "Significance: nothing to test, no two mechanisms share two seeds.",
-    f"Runs: {table.runs}; preset {table.preset}; git {', '.join(table.revisions)}; "
+    *(
+      [f"The mechanisms had different recipes on {', '.join(map(name, table.unlike))}."]
+      if table.unlike
+      else []
+    ),
+    f"Runs: {table.runs}; preset {table.preset}; git {_revisions(table)}; "
     f"on {', '.join(table.devices)}; data {', '.join(digests)}.",
   ]
+
+
+def _revisions(table: Table) -> str:
+  """All of them; where there are several, with the cells of each."""
+  if len(table.revisions) == 1:
+    return table.revisions[0]
+  cells = {
+    revision: [
+      f"{title(row)} {name(task)}"
+      for row in table.rows
+      for task in table.tasks
+      if revision in row.sources.get(task, ())
+    ]
+    for revision in table.revisions
+  }
+  return ", ".join(f"{revision} ({', '.join(of)})" for revision, of in cells.items())
 
 
 def markdown(tables: Iterable[Table]) -> str:
@@ -155,7 +176,11 @@ def latex(tables: Iterable[Table]) -> str:
     lines.insert(2 + len(table.rows), "  \\hline")
     lines.insert(len(lines) - len(PUBLISHED), "  \\hline")
     body = "\n".join(lines)
-    below = "\n\n".join(map(_tex, notes(table)))
+    pairs, tests = significance(table)
+    tests = [
+      f"{cells[0]}: {', '.join(map(' '.join, zip(pairs[1:], cells[1:])))}." for cells in tests
+    ]
+    below = "\n\n".join(map(_tex, [*tests, *notes(table)]))
     parts.append(
       f"% preset {table.preset}\n\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}\n{body}\n"
       f"\\end{{tabular}}\n\n{{\\footnotesize\n{below}\n\n}}\n"
@@ -175,7 +200,10 @@ def comma_separated(tables: Iterable[Table]) -> str:
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
   writer.writerow(
-    ["preset", "kind", "attention", "overrides", "task", "mean", "std", "seeds", "parameters"]
+    [
+      *("preset", "kind", "attention", "overrides", "task"),
+      *("mean", "std", "seeds", "parameters", "p", "made of"),
+    ]
   )
   for table in tables:
     for row in table.rows:
@@ -183,14 +211,19 @@ def comma_separated(tables: Iterable[Table]) -> str:
       for task, score in scores.items():
         seeds = "" if -1 in score.by_seed else len(score.by_seed)
         numbers = (score.mean, score.std, seeds, row.parameters.get(task))
-        writer.writerow(
-          [table.preset, "measured", row.attention, row.overrides, task, *map(_csv, numbers)]
-        )
+        made_of = " ".join(row.sources.get(task, ()))
+        head = (table.preset, "measured", row.attention, row.overrides, task)
+        writer.writerow([*head, *map(_csv, numbers), "", made_of])
+    for d in table.differences:
+      pair = f"{title(table.rows[d.second])} - {title(table.rows[d.first])}"
+      numbers = (_csv(d.mean), "", d.seeds, "", _csv(d.p))
+      writer.writerow([table.preset, "difference", pair, "", d.task, *numbers, ""])
     for task, (baseline, value) in table.baselines.items():
-      writer.writerow([table.preset, "baseline", baseline, "", task, _csv(value), "", "", ""])
+      head = (table.preset, "baseline", baseline, "", task)
+      writer.writerow([*head, _csv(value), "", "", "", "", ""])
   for model, figures in PUBLISHED.items():
     for task, value in figures.items():
-      writer.writerow(["", "published", model, "", task, _csv(value), "", "", ""])
+      writer.writerow(["", "published", model, "", task, _csv(value), "", "", "", "", ""])
   return out.getvalue()
 
 

@@ -87,7 +87,7 @@ def task_points(records: Records, task: str) -> list[Point]:
 def average_points(records: Records) -> tuple[list[Point], list[str]]:
   """One point a mechanism over the tasks of the average that all of those drawn have, and which.
 
-  A mechanism that lacks tasks which most others have is left out rather than shrinking the average.
+  Only those with the most tasks are drawn; one that lacks some would shrink the average.
   Accuracy and memory are means over tasks, speed is the geometric mean.
   """
   have = {

@@ -6,7 +6,6 @@ whole by one rename or not at all; a lock file makes concurrent runs prepare it 
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -18,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from lra import download
 from lra.errors import UserError
 from lra.tasks import SPLITS, Examples, Prepared, Task
+from lra.tasks.task import duplicates
 
 FORMAT = 1  # raise it when the layout of a store changes
 
@@ -52,7 +53,7 @@ def open_store(
   """
   path = data_dir / f"{task.name}-{_identity(task.name, options)}"
   if not path.exists():
-    with _writable(data_dir), _locked(data_dir / f".{path.name}.lock", report):
+    with _writable(data_dir), download.locked(data_dir / f".{path.name}.lock", report):
       if not path.exists():
         _prepare(path, task, options, data_dir, raw_dir, report)
   return _load(path)
@@ -67,9 +68,16 @@ def _prepare(path, task, options, data_dir, raw_dir, report) -> None:
   try:
     start = time.monotonic()
     report(f"{task.name}: preparing {path}")
+    if raw_dir and not raw_dir.is_dir():
+      raise UserError(f"the folder of raw files {raw_dir} (--raw_dir or $LRA_RAW_DIR) is not there")
     prepared = task.prepare(
       raw_dir=raw_dir, cache_dir=data_dir / "downloads", report=report, **options
     )
+    shared = duplicates(prepared.splits)
+    if prepared.source["origin"] != "generated":
+      prepared.source["duplicates"] = shared
+    elif any(shared.values()):
+      raise UserError(f"{task.name}: splits share examples ({shared}); take another task.seed")
     _write(temporary, task.name, options, prepared)
     temporary.rename(path)
     report(f"{task.name}: prepared in {time.monotonic() - start:.1f} s")
@@ -157,18 +165,9 @@ def _writable(data_dir: Path) -> Iterator[None]:
     data_dir.mkdir(parents=True, exist_ok=True)
     yield
   except OSError as error:
+    if error.filename and not Path(error.filename).is_relative_to(data_dir):
+      raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
     raise UserError(
       f"cannot prepare data in {data_dir}: {error.strerror or f'a write fell short ({error})'}; "
       "free some space or choose another folder with --data_dir or $LRA_DATA_DIR"
     ) from error
-
-
-@contextlib.contextmanager
-def _locked(file: Path, report: Callable[[str], None]) -> Iterator[None]:
-  with open(file, "w") as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      report("waiting for another process that prepares the same data")
-      fcntl.flock(f, fcntl.LOCK_EX)
-    yield

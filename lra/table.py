@@ -51,6 +51,7 @@ class Row:
   cells: Mapping[str, Score]  # by task
   average: Score | None  # over TASKS, of the seeds that all of them have
   parameters: Mapping[str, int]  # by task
+  sources: Mapping[str, tuple[str, ...]]  # by task: preset, revisions and data
   stuck: Mapping[str, int]  # runs that learned nothing, by task
 
 
@@ -79,6 +80,7 @@ class Table:
   digests: Mapping[str, tuple[str, ...]]  # of the data, by task
   devices: tuple[str, ...]
   resized: tuple[str, ...]  # tasks whose data is not of the published size
+  unlike: tuple[str, ...]  # tasks on which mechanisms without overrides had other recipes
   runs: int
 
 
@@ -110,10 +112,26 @@ def device(record: Mapping[str, Any]) -> str:
   return f"{record['environment']['devices']} x {record['environment']['device']}"
 
 
+def revisions(record: Mapping[str, Any]) -> tuple[str, ...]:
+  """Of the code, a session each where they differ."""
+  sessions = record["environment"].get("sessions", [record["environment"]])
+  named = [
+    (s["revision"] or "unknown")[:7] + (" with changes" if s["modified"] else "") for s in sessions
+  ]
+  return tuple(dict.fromkeys(named))
+
+
 def row_key(record: Mapping[str, Any]) -> tuple[str, str]:
   """Mechanism and overrides: the row of a record."""
   overrides = {k: v for k, v in record["overrides"].items() if not k.startswith("task.")}
   return record["attention"], label(overrides)
+
+
+def _mixed_key(record: Mapping[str, Any], presets: str) -> tuple[str, str]:
+  """The row of a record where settings are mixed: named after what its runs differ in."""
+  attention, overrides = row_key(record)
+  own = setting(record) if setting(record) != presets else ""
+  return attention, ", ".join(filter(None, [own, overrides]))
 
 
 def row_order(key: tuple[str, str]) -> tuple:
@@ -131,7 +149,7 @@ def _table(records: Sequence[Mapping[str, Any]], mix: bool, full_size: Mapping) 
       )
   groups: dict[tuple[str, str], list] = {}
   for r in records:
-    groups.setdefault((r["attention"], "") if mix else row_key(r), []).append(r)
+    groups.setdefault(_mixed_key(r, preset) if mix else row_key(r), []).append(r)
   rows = tuple(_row(*k, groups[k], mix) for k in sorted(groups, key=row_order))
   present = {task for row in rows for task in row.cells}
   baselines = {}
@@ -144,26 +162,23 @@ def _table(records: Sequence[Mapping[str, Any]], mix: bool, full_size: Mapping) 
     if {k: v for k, v in r["config"]["task"].items() if k != "name"}
     != full_size.get(r["task"], {k: v for k, v in r["config"]["task"].items() if k != "name"})
   }
-  revision = lambda r: (
-    (r["environment"]["revision"] or "unknown")[:7]
-    + (" with changes" if r["environment"]["modified"] else "")
-  )
   return Table(
     preset=preset,
     tasks=(*TASKS, *sorted(present - set(TASKS))),
     rows=rows,
     baselines=baselines,
     differences=tuple(differences(rows)),
-    revisions=tuple(sorted({revision(r) for r in records})),
+    revisions=tuple(sorted({revision for r in records for revision in revisions(r)})),
     digests=digests,
     devices=tuple(sorted({device(r) for r in records})),
     resized=tuple(task for task in digests if task in resized),
+    unlike=tuple(task for task in digests if _unlike(records, task)),
     runs=len(records),
   )
 
 
 def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) -> Row:
-  cells, parameters, stuck = {}, {}, {}
+  cells, parameters, sources, stuck = {}, {}, {}, {}
   for task in dict.fromkeys(r["task"] for r in records):
     here = sorted((r for r in records if r["task"] == task), key=lambda r: r["seed"])
     name = f"{attention} on {task}"
@@ -177,9 +192,11 @@ def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) 
       )
     cells[task] = Score({r["seed"]: 100 * r["test"]["accuracy"] for r in here})
     parameters[task] = here[0]["parameters"]
+    made_of = [(setting(r), *revisions(r), r["data"]["digest"][:12]) for r in here]
+    sources[task] = tuple(dict.fromkeys(part for parts in made_of for part in parts))
     if count := sum(bool(r.get("plateau")) for r in here):
       stuck[task] = count
-  return Row(attention, overrides, cells, _average(cells), parameters, stuck)
+  return Row(attention, overrides, cells, _average(cells), parameters, sources, stuck)
 
 
 def _average(cells: Mapping[str, Score]) -> Score | None:
@@ -193,7 +210,10 @@ def _average(cells: Mapping[str, Score]) -> Score | None:
 
 
 def differences(rows: Sequence[Row]) -> list[Difference]:
-  """All pairs of rows on all tasks where they share two seeds or more, with Holm's correction."""
+  """All pairs of rows on all tasks where they share two seeds or more, with Holm's correction.
+
+  Mechanisms as they are, and pairs with an ablation among them, are two families of tests.
+  """
   found = []
   for (i, a), (j, b) in itertools.combinations(enumerate(rows), 2):
     for task in (*dict.fromkeys([*a.cells, *b.cells]), "average"):
@@ -202,11 +222,14 @@ def differences(rows: Sequence[Row]) -> list[Difference]:
       if len(seeds) > 1:
         gaps = [y.by_seed[s] - x.by_seed[s] for s in seeds]
         found.append(Difference(i, j, task, len(seeds), statistics.mean(gaps), paired(gaps)))
-  tested = sorted((d for d in found if d.p is not None), key=lambda d: d.p)
-  corrected, highest = {}, 0.0
-  for k, d in enumerate(tested):
-    highest = max(highest, min(1.0, d.p * (len(tested) - k)))
-    corrected[id(d)] = highest
+  plain = lambda d: not (rows[d.first].overrides or rows[d.second].overrides)
+  corrected = {}
+  for family in (True, False):
+    tested = [d for d in found if d.p is not None and plain(d) == family]
+    highest = 0.0
+    for k, d in enumerate(sorted(tested, key=lambda d: d.p)):
+      highest = max(highest, min(1.0, d.p * (len(tested) - k)))
+      corrected[id(d)] = highest
   return [dataclasses.replace(d, p=corrected.get(id(d))) for d in found]
 
 
@@ -231,6 +254,18 @@ def label(overrides: Mapping[str, Any]) -> str:
 
 def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
   return {key: value for key, value in record["config"].items() if key != "seed"}
+
+
+def _unlike(records: Sequence[Mapping[str, Any]], task: str) -> bool:
+  """Whether recipes differ by more than the mechanism and the seed."""
+  recipes = []
+  for r in records:
+    if r["task"] == task and not row_key(r)[1]:
+      config = _comparable(r)
+      own = ("attention", "attention_options")
+      model = {k: v for k, v in config.get("model", {}).items() if k not in own}
+      recipes.append(config | {"model": model})
+  return any(recipe != recipes[0] for recipe in recipes)
 
 
 def _rank(attention: str) -> int:

@@ -67,19 +67,23 @@ def main() -> int:
       data = store.open_store(
         task, options, data_dir=data_dir, raw_dir=raw_dir, report=progress.live
       )
-    except UserError as error:
+      if args.samples and name in IMAGES:
+        progress.line(f"{name}: samples in {write_samples(data, args.samples / f'{name}.png')}")
+    except (UserError, OSError) as error:
       progress.line(f"error: {error}")
       failed += 1
       continue
-    if args.samples and name in IMAGES:
-      progress.line(f"{name}: samples in {write_samples(data, args.samples / f'{name}.png')}")
     sizes = " / ".join(f"{len(data.splits[split].labels):,}" for split in tasks.SPLITS)
     progress.line(
       f"{name}: {sizes} examples, {data.manifest['source']['origin']}, in {data.path} "
       f"({duration(time.monotonic() - begin)})"
     )
+    twice = data.manifest["source"].get("duplicates", {})
+    if any(twice.values()):
+      found = ", ".join(f"{count:,} {where}" for where, count in twice.items() if count)
+      progress.line(f"{name}: exact duplicates: {found}")
   return failed
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  command.run_main(main)

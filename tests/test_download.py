@@ -12,7 +12,7 @@ import pytest
 
 from lra import download
 from lra.errors import UserError
-from lra.tasks.task import pack
+from lra.tasks.task import duplicates, pack
 
 DATA = np.random.default_rng(0).bytes(100_000)
 
@@ -76,7 +76,7 @@ def leave_part(tmp_path, data):
 
 
 def names(tmp_path):
-  return sorted(path.name for path in (tmp_path / "cache").iterdir())
+  return sorted(path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock")
 
 
 def test_download_is_verified_kept_and_reported(server, tmp_path):
@@ -234,8 +234,13 @@ def test_source_says_whether_the_file_is_the_published_one(archive, tmp_path):
   assert download.describe(archive, "o", same) == entry | {"published": True}
   assert download.describe(archive, "o", other) == entry | {"published": False}
   assert download.describe(archive, "o", unknown) == entry | {"published": None}
-  folder = {"origin": "o", "file": tmp_path.name + "/", "published": None}
-  assert download.describe(tmp_path, "o", same) == folder
+  before = download.describe(tmp_path, "o", same)
+  assert before | {"sha256": ""} == {
+    **{"origin": "o", "file": tmp_path.name + "/", "sha256": "", "published": None}
+  }
+  (tmp_path / "more").write_text("x")
+  assert download.describe(tmp_path, "o", same) != before
+  assert download.describe(tmp_path, "o", same, files="*.gz") == before
 
 
 def test_find_takes_the_first_name_there_is(tmp_path):
@@ -252,7 +257,7 @@ def test_duplicates_are_counted_by_bytes_and_without_order():
     "validation": pack([b"bb", b"a"], [0, 0])._replace(documents=pairs((0, 1), (0, 0))),
     "test": pack([b"c", b"a", b"bb"], [0, 0, 0])._replace(documents=pairs((2, 0), (0, 1), (0, 2))),
   }
-  assert download.duplicates(splits) == {
+  assert duplicates(splits) == {
     "test in train": 2,
     "validation in train": 1,
     "validation in test": 0,

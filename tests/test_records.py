@@ -54,14 +54,14 @@ def test_folder_that_cannot_be_made_is_a_user_error(tmp_path):
 
 def test_metrics_continue_after_the_step_of_the_checkpoint(tmp_path):
   run = records.Run(tmp_path, CONFIG)
-  run.start(0)
+  run.start(0, "data")
   for step in (1, 2, 3):
     run.log(step, {"train/loss": 1 / step})
   run.close()
   with open(tmp_path / "metrics.jsonl", "a") as file:
     file.write('{"step": 4, "tra')
   run = records.Run(tmp_path, CONFIG)
-  run.start(2)
+  run.start(2, "data")
   run.log(3, {"train/loss": 0.1 + 0.2})
   run.close()
   assert lines(tmp_path) == [
@@ -71,9 +71,27 @@ def test_metrics_continue_after_the_step_of_the_checkpoint(tmp_path):
   ]
 
 
+def test_other_data_is_refused_and_every_session_is_named(tmp_path, monkeypatch):
+  run = records.Run(tmp_path, CONFIG)
+  run.start(0, "some")
+  run.close()
+  with pytest.raises(UserError, match="trained on other data .some. than is there now .other."):
+    records.Run(tmp_path, CONFIG).start(2, "other")
+  now = records.environment()
+  monkeypatch.setattr(records, "environment", lambda: now | {"revision": "f" * 40})
+  for _ in range(2):
+    run = records.Run(tmp_path, CONFIG)
+    run.start(2, "some")
+    run.close()
+  written = json.loads((tmp_path / "environment.json").read_text())
+  assert [s["revision"] for s in written["sessions"]] == [now["revision"], "f" * 40]
+  records.Run(tmp_path, CONFIG).start(0, "other")
+  assert len(json.loads((tmp_path / "environment.json").read_text())["sessions"]) == 1
+
+
 def test_rates_are_medians_and_finishing_is_final(tmp_path):
   run = records.Run(tmp_path, CONFIG)
-  run.start(0)
+  run.start(0, "data")
   for step, rate in enumerate((1.0, 100.0, 3.0)):
     run.log(step, {"time/examples_per_second": rate, "time/tokens_per_second": 2 * rate})
     run.log(step, {"validation/loss": float("nan")})
@@ -87,7 +105,7 @@ def test_restart_puts_the_metrics_aside(tmp_path):
   run = records.Run(tmp_path, CONFIG)
   for attempt in range(3):
     assert run.attempt == attempt
-    run.start(0)
+    run.start(0, "data")
     run.log(1, {"train/loss": float(attempt)})
     run.restart()
   assert [json.loads((tmp_path / f"metrics.attempt{i}.jsonl").read_text()) for i in range(3)] == [

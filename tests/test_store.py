@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from lra import store
+from lra import download, store
 from lra.errors import UserError
 from lra.tasks import SPLITS, Prepared, Task
 from lra.tasks.task import pack
@@ -53,7 +53,8 @@ def test_prepared_once_and_mapped(tmp_path):
       np.testing.assert_array_equal(a, b)
   assert again.splits["train"].tokens.tolist() == [1, 1, 2, 1, 2, 3]
   assert again.splits["test"].offsets.tolist() == [0, 1, 3, 6]
-  assert again.manifest["source"] == {"origin": "toy"}
+  shared = dict.fromkeys(("test in train", "validation in train", "validation in test"), 3)
+  assert again.manifest["source"] == {"origin": "toy", "duplicates": shared}
   assert again.manifest["splits"]["validation"] == {
     "examples": 3,
     "documents": 3,
@@ -155,6 +156,34 @@ def test_what_killed_processes_left_is_removed(tmp_path):
   assert not left.exists() and unrelated.exists()
 
 
+def test_raw_folder_that_is_not_there_is_named(tmp_path):
+  typo = tmp_path / "rwa"
+  arguments = {"data_dir": tmp_path, "raw_dir": typo, "report": print}
+  with pytest.raises(UserError, match="rwa .--raw_dir or .LRA_RAW_DIR. is not there"):
+    store.open_store(toy(), OPTIONS, **arguments)
+  open_toy(tmp_path)
+  store.open_store(toy(), OPTIONS, **arguments)  # what is prepared needs no raw files
+
+
+def test_generator_that_repeats_itself_is_refused(tmp_path):
+  def prepare(**_):
+    splits = dict.fromkeys(SPLITS, pack([b"x"], [0]))
+    return Prepared(splits, {"origin": "generated"})
+
+  with pytest.raises(UserError, match="splits share examples .*take another task.seed"):
+    open_toy(tmp_path, toy(prepare))
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path):
+  def prepare(**_):
+    raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/aclImdb_v1.tar.gz")
+
+  with pytest.raises(
+    UserError, match="cannot read /elsewhere/aclImdb_v1.tar.gz: Permission denied"
+  ):
+    open_toy(tmp_path, toy(prepare))
+
+
 def _open_and_tell(data_dir, log, results):
   said = []
   digest = open_toy(data_dir, toy(log=log), said.append).digest
@@ -179,7 +208,7 @@ def test_two_processes_prepare_once(tmp_path):
 def test_second_opener_waits_and_says_so(tmp_path):
   """The one that holds the lock finishes while the other one waits for it."""
   said, path = [], open_toy(tmp_path / "other").path
-  with store._locked(tmp_path / f".{path.name}.lock", said.append):
+  with download.locked(tmp_path / f".{path.name}.lock", said.append):
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     log = tmp_path / "log"

@@ -92,9 +92,7 @@ def test_option_that_a_mechanism_lacks_is_not_varied_for_it():
   every = [("relu", 5), ("relu", 6), ("exp", 5), ("exp", 6)]
   assert [of(c) for c in cells if c.attention == "cosformer"] == every
   with pytest.raises(UserError, match="did you mean"):
-    sweep.cells(
-      ["image"], ["softmax"], [0], grid={"model.attention_options.feature_mop": ["relu"]}
-    )
+    sweep.cells(["image"], ["softmax"], [0], grid={"model.attention_options.feature_mop": ["relu"]})
 
 
 def test_long_names_are_cut_but_stay_apart():

@@ -120,10 +120,34 @@ def test_mix_is_refused_and_allowed():
     with pytest.raises(UserError, match=answer):
       table.tables([*full(), more])
     assert only([*full(), more], mix=True).runs == 31
-  later = [r | {"seed": r["seed"] + 5} for r in full(preset="default")]
-  assert only([*full(), *later], mix=True).preset == "default + quick"
+  mixed = only([*full(), *full(preset="default")], mix=True)
+  assert mixed.preset == "default + quick"
+  assert [render.title(row) for row in mixed.rows] == [
+    *("softmax (default)", "softmax (quick)", "cosFormer (default)", "cosFormer (quick)")
+  ]
   with pytest.raises(UserError, match="more than one run of seed 0"):
     table.tables([*full(), full()[0]])
+
+
+def test_recipes_that_differ_between_mechanisms_are_named():
+  config = lambda attention, size: {
+    "model": {"attention": attention, "emb_dim": size},
+    "task": {"name": "text"},
+  }
+  make = lambda a, size: record(
+    "text", a, 0, 0.5, config=config(a, size), data={"digest": "x" * 12}
+  )
+  alike, unlike = ([make("softmax", 8), make("linear", size)] for size in (8, 9))
+  assert "recipes" not in render.markdown([only(alike)])
+  assert "different recipes on Text" in render.markdown([only(unlike)])
+
+
+def test_ablations_are_a_family_of_tests_of_their_own():
+  plain = only(full())
+  more = full(("cosformer",), overrides={"model.attention_options.reweight": "none"})
+  both = only([*full(), *more])
+  of = lambda made: {(d.task, d.p) for d in made.differences if d.second < 2}
+  assert of(plain) == of(both) and len(both.differences) == 3 * len(plain.differences)
 
 
 def test_marks():
@@ -140,7 +164,9 @@ def test_every_number_says_where_it_comes_from():
   made = only([*dirty, *full(("cosformer",))], full_size={"text": {"max_length": 4096}})
   text = render.markdown([made])
   for part in (
-    *("preset quick", "git 0123456, 0123456 with changes", "1 x 2 CPU cores", "ListOps listops"),
+    "git 0123456 (cosFormer ListOps, cosFormer Text, cosFormer Retrieval, ",
+    "), 0123456 with changes (softmax ListOps, ",
+    *("preset quick", "1 x 2 CPU cores", "ListOps listops"),
     *("arXiv 2202.08791", "arXiv 2011.04006", "Text mode given the root operator"),
     *("the quick preset changes the data of Text.", "| parameters | 1,000 |"),
     *("| published: Transformer | 36.37 | 64.27 | 57.46 | 42.44 | 71.40 | 54.39 |",),

@@ -25,7 +25,10 @@ def speed(records: series.Records, about: str) -> Figure:
   _bubbles(ax, points, looks(series.rows(records)), largest=2600, labels=True)
   names = ", ".join(map(render.name, shared))
   many = len(shared) > 1
-  ax.set_title(f"{names}\n{about}", loc="left")
+  drawn = {(point.attention, point.overrides) for point in points}
+  rest = [title(key) for key in series.rows(records) if key not in drawn]
+  without = f"\nwithout {', '.join(rest)}: fewer tasks" if rest else ""
+  ax.set_title(f"{names}\n{about}{without}", loc="left")
   ax.set_xlabel(f"training speed, examples/s{' (geometric mean)' if many else ''}")
   ax.set_ylabel(f"test accuracy, %{' (average)' if many else ''}")
   figure.supxlabel("area of a bubble: peak memory", fontsize=8, color="#555555")

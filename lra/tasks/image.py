@@ -71,7 +71,6 @@ def prepare(
     "test": _examples(shrink(batches["test_batch"][0], resolution), batches["test_batch"][1]),
   }
   source["validation"] = f"the last {validation_examples} of train in tensorflow-datasets' order"
-  source["duplicates"] = download.duplicates(splits)
   return Prepared(splits, source)
 
 
@@ -124,8 +123,15 @@ def _read(path: Path, report: Callable[[str], None]) -> dict[str, tuple[np.ndarr
         data = opened.read()
       images, labels = (_from_binary if suffix else _from_pickle)(data, f"{name} of {path}")
       batches[stem] = gray(images), labels
+  counts = {stem: np.bincount(labels, minlength=10) for stem, (_, labels) in batches.items()}
   if missing := [name for name in FILES if name not in batches]:
     raise UserError(f"{path} has no {', '.join(missing)}: delete it and get {BINARY.url}")
+  for files in (TRAIN_FILES, FILES[-1:]):
+    if len(set(classes := sum(counts[stem] for stem in files))) > 1:
+      raise UserError(
+        f"{path} has {classes.tolist()} images of the ten classes in {', '.join(files)}, not as "
+        f"many of each: delete it and get {BINARY.url}"
+      )
   return batches
 
 

@@ -7,13 +7,14 @@ per operator, digit and closing bracket; the parentheses of the released files a
 """
 
 import csv
-import hashlib
+import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
+from lra import download
 from lra.errors import UserError
 from lra.tasks.task import SPLITS, Examples, Prepared, Task, majority_baseline, pack
 
@@ -24,6 +25,7 @@ MIN, MAX, MED, SUM_MOD, BRACKET, DIGIT_0 = 1, 2, 3, 4, 5, 6
 _IDS = {token: i for i, token in enumerate(VOCABULARY, start=1)}
 
 FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
+RELEASED = {"train": 96_000, "validation": 2_000, "test": 2_000}  # examples in these files
 FOLDERS = (
   ".",
   "listops-1000",
@@ -78,16 +80,25 @@ def prepare(
   """The released files if `raw_dir` holds them and the limits are LRA's, else generated trees.
 
   The released splits have the sizes they have; the generated ones have `train`, `validation` and
-  `test` examples, no two of them the same tree. Nothing is downloaded, so `cache_dir` is not used.
-  Raises UserError for a damaged release and for limits that leave too few trees.
+  `test` examples, no two of them the same tree. The release is read unpacked, or from its archive,
+  whose three files lie in `cache_dir` meanwhile. Raises UserError for a damaged release and for
+  limits that leave too few trees.
   """
   limits = Limits(min_length, max_length, max_depth, max_args)
   if raw_dir is not None:
     folder = _released_folder(Path(raw_dir))
-    if folder is None:
+    archive = download.find(raw_dir, *download.LRA_ARCHIVES)
+    if folder is None and archive is None:
       report(f"listops: no {FILES['train']} under {raw_dir}: generating")
     elif limits != LRA:
-      report(f"listops: {folder} is not used, it has {LRA}: generating")
+      report(f"listops: {folder or archive} is not used, it has {LRA}: generating")
+    elif folder is None:
+      Path(cache_dir).mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryDirectory(dir=cache_dir) as unpacked:
+        known = lambda name: PurePosixPath(name).name in FILES.values()
+        target = lambda name: PurePosixPath(name).name if known(name) else None
+        download.unpack(archive, target, Path(unpacked), report)
+        return _read_release(Path(unpacked), report)
     else:
       return _read_release(folder, report)
   return _generate(limits, dict(zip(SPLITS, (train, validation, test), strict=True)), seed, report)
@@ -112,9 +123,18 @@ def _read_release(folder: Path, report: Callable[[str], None]) -> Prepared:
   for split, name in FILES.items():
     report(f"listops: reading {folder / name}")
     splits[split] = pack(*zip(*_rows(folder / name), strict=True))
-    with open(folder / name, "rb") as file:
-      hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    hashes[name] = download.digest(folder / name)
+  _check_sizes(folder, {split: len(splits[split].labels) for split in SPLITS})
   return Prepared(splits, {"origin": "released files", "sha256": hashes})
+
+
+def _check_sizes(folder: Path, sizes: dict[str, int]) -> None:
+  """Raises UserError unless there are as many examples as in the release."""
+  if sizes != RELEASED:
+    raise UserError(
+      f"listops: the files in {folder} have {sizes} examples instead of {RELEASED}; unpack the "
+      "release again, or move it away to generate the data"
+    )
 
 
 def _rows(path: Path) -> Iterator[tuple[bytes, int]]:

@@ -5,16 +5,18 @@ both of hard difficulty (snakes of 14 dashes). A token is a pixel, 0..255, row b
 has no split that could be recovered from its PNGs, so it is split at random, 80/10/10.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
+from lra import download
 from lra.errors import UserError
 from lra.tasks.pathfinder_markers import REACH, baselines
 from lra.tasks.task import SPLITS, Examples, Prepared, Task
@@ -26,6 +28,7 @@ DIFFICULTIES = {
 }
 FOLDERS = (".", "lra_release", "lra_release/lra_release")
 KNOWN_EMPTY = "pathfinder32/curv_baseline/imgs/0/sample_172.png"  # as released
+RELEASED = 200_000  # images of each resolution and difficulty
 
 _MEND = "unpack the release again, or move it away to generate the data"
 
@@ -58,22 +61,45 @@ def prepare(
     )
   if min(sizes.values()) < 1:
     raise UserError(f"pathfinder: a split of {sizes} is empty; set train, validation, test >= 1")
-  folder = None
-  if raw_dir is not None:
-    name = f"pathfinder{resolution}/{DIFFICULTIES[difficulty]}"
-    found = [f for f in (Path(raw_dir, parent, name) for parent in FOLDERS) if f.is_dir()]
-    if not found:
-      report(f"pathfinder: no {name} under {raw_dir}: generating")
-    elif not lra_quirks:
-      report(f"pathfinder: {found[0]} is not used, lra_quirks is False: generating")
+  name = f"pathfinder{resolution}/{DIFFICULTIES[difficulty]}"
+  Path(cache_dir).mkdir(parents=True, exist_ok=True)
+  with contextlib.ExitStack() as stack:
+    folder = None
+    if raw_dir is not None and not lra_quirks:
+      report(f"pathfinder: {raw_dir} is not used, lra_quirks is False: generating")
+    elif raw_dir is not None:
+      folder = _released_folder(Path(raw_dir), name, Path(cache_dir), stack, report)
+    if folder is None:
+      images, labels, source = _draw(resolution, difficulty, sizes, seed, lra_quirks)
     else:
-      folder = found[0]
-  if folder is None:
-    images, labels, source = _draw(resolution, difficulty, sizes, seed, lra_quirks)
-  else:
-    images, labels, source = _read_release(folder, resolution, sizes, seed, report)
-  splits = _pack(images, labels, source["sizes"], cache_dir, report)
+      images, labels, source = _read_release(folder, resolution, sizes, seed, report)
+    stack.enter_context(contextlib.closing(images))
+    splits = _pack(images, labels, source["sizes"], cache_dir, report)
   return Prepared(splits, source)
+
+
+def _released_folder(
+  raw_dir: Path,
+  name: str,
+  cache_dir: Path,
+  stack: contextlib.ExitStack,
+  report: Callable[[str], None],
+) -> Path | None:
+  """The folder `name` of the release, out of its archive if need be, for as long as `stack` lasts."""
+  found = [folder for parent in FOLDERS if (folder := raw_dir / parent / name).is_dir()]
+  archive = download.find(raw_dir, *download.LRA_ARCHIVES)
+  if not found and archive:
+    unpacked = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=cache_dir)))
+
+    def target(member: str) -> str | None:
+      at = f"/{member}".find(f"/{name}/")
+      return None if at < 0 or ".." in PurePosixPath(member).parts else member[at:]
+
+    download.unpack(archive, target, unpacked, report)
+    found = [folder for folder in (unpacked / name,) if folder.is_dir()]
+  if not found:
+    report(f"pathfinder: no {name} under {raw_dir}: generating")
+  return next(iter(found), None)
 
 
 def _draw(resolution: int, difficulty: str, sizes: dict[str, int], seed: int, quirks: bool):
@@ -107,9 +133,8 @@ def _read_release(
       skipped.append(file)
     else:
       records.append((file, label, where))
+  _check_balance(folder, [label for _, label, _ in records])
   tenth = len(records) // 10
-  if tenth == 0:
-    raise UserError(f"pathfinder: {folder} has {len(records)} images, too few to split; {_MEND}")
   order = np.random.default_rng(seed).permutation(len(records))
   parts = zip(SPLITS, (order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]), strict=True)
   parts = {split: part[: sizes[split]] for split, part in parts}
@@ -126,6 +151,16 @@ def _read_release(
     source["sha256"] = sha256.hexdigest()
 
   return images(), [label for _, label, _ in chosen], source
+
+
+def _check_balance(folder: Path, labels: list[int]) -> None:
+  """Raises UserError unless these are about as many images as in the release, half of them joined."""
+  joined = sum(labels) / max(1, len(labels))
+  if len(labels) < 0.99 * RELEASED or not 0.45 < joined < 0.55:
+    raise UserError(
+      f"pathfinder: {folder} has {len(labels):,} images, {joined:.0%} of them joined, instead of "
+      f"about {RELEASED:,} and a half; {_MEND}"
+    )
 
 
 def _records(folder: Path) -> Iterator[tuple[str, int, str]]:
@@ -179,7 +214,6 @@ def _pack(
 ) -> dict[str, Examples]:
   """Splits over one memory-mapped file, since 3.3 GB of Path-X need not sit in memory."""
   total, start, reported = sum(sizes.values()), None, 0.0
-  Path(cache_dir).mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryFile(dir=cache_dir) as file:
     for done, image in enumerate(images):
       file.write(image.tobytes())

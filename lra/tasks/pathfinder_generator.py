@@ -12,6 +12,7 @@ them (make_stamps), no occupancy check for second seeds, distractors that may cr
 of snake 0, and distractors brighter than targets (published_parameters).
 """
 
+import collections
 import math
 import os
 from collections.abc import Iterator
@@ -67,8 +68,15 @@ def stream(
   def draw(first):
     return generate(first, min(size, count - first), seed=seed, parameters=parameters)
 
-  with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-    yield from pool.map(draw, range(0, count, size))
+  workers = workers or os.cpu_count()
+  with ThreadPoolExecutor(workers) as pool:
+    ahead = collections.deque()  # a few chunks, so that little is drawn in vain after an interrupt
+    for first in range(0, count, size):
+      ahead.append(pool.submit(draw, first))
+      if len(ahead) > 2 * workers:
+        yield ahead.popleft().result()
+    while ahead:
+      yield ahead.popleft().result()
 
 
 @njit

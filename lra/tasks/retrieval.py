@@ -5,6 +5,7 @@ header, no quoting), loose or in lra_release.gz; or a citation corpus aan/docume
 aan/links.tsv (Radev et al. 2013), from which pairs are made in the same proportions.
 """
 
+import dataclasses
 import json
 import lzma
 from collections.abc import Callable, Iterable, Iterator
@@ -15,11 +16,10 @@ import numpy as np
 
 from lra import download
 from lra.errors import UserError
-from lra.tasks.task import SPLITS, Examples, Prepared, Task, majority_baseline, pack
+from lra.tasks.task import SPLITS, Examples, Prepared, Task, fingerprints, majority_baseline, pack
 
-RELEASE = download.Remote(
-  name="lra_release.gz",
-  url="https://storage.googleapis.com/long-range-arena/lra_release.gz",
+RELEASE = dataclasses.replace(
+  download.LRA_RELEASE,
   instead=", or unpack its tsv_data there, or put a citation corpus there: aan/documents.jsonl.xz "
   "(id, text) and aan/links.tsv (citing, cited)",
 )
@@ -58,7 +58,7 @@ def prepare(
   raw = Path(raw_dir) if raw_dir else None
   folders = [raw / folder for folder in FOLDERS] if raw else []
   loose = next((f for f in folders if any((f / file).exists() for file in FILES.values())), None)
-  archive = download.find(raw, RELEASE.name, "lra_release.tar.gz")
+  archive = download.find(raw, *download.LRA_ARCHIVES)
   corpus = download.find(raw, "aan/documents.jsonl.xz", "aan/documents.jsonl")
   if not loose and not archive and corpus:
     return _rebuilt(corpus, max_length, seed, report)
@@ -66,8 +66,7 @@ def prepare(
     loose or archive or download.fetch(RELEASE, raw_dir=raw_dir, cache_dir=cache_dir, report=report)
   )
   splits = _released(path, max_length, report)
-  source = download.describe(path, "LRA release")
-  return Prepared(splits, source | {"duplicates": download.duplicates(splits)})
+  return Prepared(splits, download.describe(path, "LRA release", files="new_aan_pairs.*.tsv"))
 
 
 def _released(path: Path, max_length: int, report: Callable[[str], None]) -> dict[str, Examples]:
@@ -152,7 +151,7 @@ def _rebuilt(path: Path, max_length: int, seed: int, report: Callable[[str], Non
     "positives": f"{len(links)} linked pairs of documents, a mutual link once",
     "negatives": NEGATIVES,
   }
-  return Prepared(splits, source | {"duplicates": download.duplicates(splits)})
+  return Prepared(splits, source)
 
 
 def _corpus(path: Path, links_path: Path, max_length: int) -> tuple[list[bytes], np.ndarray]:
@@ -209,12 +208,12 @@ def baselines(train: Examples, evaluated: Examples) -> dict[str, float]:
 
   The latter adds the log odds of the two documents in `train` (add-one; an unseen one counts 0).
   """
-  position = {mark: i for i, mark in enumerate(download.fingerprints(train)[0])}
+  position = {mark: i for i, mark in enumerate(fingerprints(train)[0])}
   counts = np.ones((2, len(position) + 1))
   for label in (0, 1):
     np.add.at(counts[label], train.documents[train.labels == label].ravel(), 1)
   odds = np.log(counts[1] / counts[0])
-  known = np.array([position.get(mark, -1) for mark in download.fingerprints(evaluated)[0]])
+  known = np.array([position.get(mark, -1) for mark in fingerprints(evaluated)[0]])
   popular = odds[known][evaluated.documents].sum(1) > 0
   return {
     "majority class": majority_baseline(train, evaluated),

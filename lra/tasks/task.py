@@ -1,6 +1,8 @@
 """The contract between a raw source and the store: what a task is and what it prepares. No JAX."""
 
 import dataclasses
+import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -63,3 +65,18 @@ def pack(documents: Iterable[bytes | np.ndarray], labels: Iterable[int]) -> Exam
 def majority_baseline(train: Examples, evaluated: Examples) -> float:
   """Accuracy of always answering the commonest label of `train`."""
   return float(np.mean(evaluated.labels == np.bincount(train.labels).argmax()))
+
+
+def fingerprints(examples: Examples) -> tuple[list[bytes], list[tuple[bytes, ...]]]:
+  """Hashes of the documents [D], and of each example [N] whatever the order of its documents."""
+  pieces = itertools.pairwise(examples.offsets.tolist())
+  documents = [hashlib.blake2b(examples.tokens[a:b], digest_size=16).digest() for a, b in pieces]
+  rows = examples.documents.tolist()
+  return documents, [tuple(sorted(documents[d] for d in row)) for row in rows]
+
+
+def duplicates(splits: dict[str, Examples]) -> dict[str, int]:
+  """How many examples of one split are byte for byte in another one, as stored."""
+  marks = {name: fingerprints(splits[name])[1] for name in SPLITS}
+  pairs = (("test", "train"), ("validation", "train"), ("validation", "test"))
+  return {f"{a} in {b}": sum(map(set(marks[b]).__contains__, marks[a])) for a, b in pairs}

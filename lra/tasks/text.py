@@ -59,7 +59,6 @@ def prepare(
     validation = test
     source["validation"] = "the test split"
   splits = {"train": pack(*zip(*train)), "validation": validation, "test": test}
-  source["duplicates"] = download.duplicates(splits)
   return Prepared(splits, source)
 
 

@@ -1,8 +1,7 @@
 """Softmax attention (Vaswani et al., 2017, arXiv 1706.03762): softmax(q k^T / sqrt(d)) v, O(n^2 d) time.
 
-Three ways to the same result: cuDNN flash attention on a GPU in bfloat16, a block of scores at a
-time with rematerialisation elsewhere (faster than one dense product on a CPU), and the dense matrix
-where its weights are dropped out.
+Two ways to the same result: cuDNN flash attention on a GPU in bfloat16, and elsewhere a block of
+scores at a time with rematerialisation, faster than one dense product on a CPU.
 """
 
 import math
@@ -32,20 +31,17 @@ def attend(
 ) -> Float[Array, "b n h e"]:
   """Softmax attention under the contract of `models.attention`.
 
-  dropout: rate on the weights, active when a key is given; takes the dense path.
-  block: scores at a time; changes time and memory, never the result. None: what a cache holds on a
+  dropout: rate on the weights, active when a key is given. Never flash attention.
+  block: scores at a time; changes time and memory, never the result (but for what drops out). None: what a cache holds on a
     CPU, half a GB elsewhere.
   lra_padding: padded queries (n == m) attend to every key alike, padding included, which is what the
     published harness's additive -1e10 comes to in float32. Never flash attention.
   """
-  if dropout and dropout_key is not None:
-    dense = weights(q, k, mask=mask, causal=causal, lra_padding=lra_padding)
-    dense = drop(dense, dropout, dropout_key).astype(v.dtype)
-    return jnp.einsum("bhnm,bmhe->bnhe", dense, v).astype(q.dtype)
-  if not lra_padding and _flash_serves(q, v, mask, causal):
+  dropout_key = dropout_key if dropout else None
+  if dropout_key is None and not lra_padding and _flash_serves(q, v, mask, causal):
     return _flash(q, k, v, mask, causal)
   block = block or (2**20 if jax.default_backend() == "cpu" else 2**27)
-  return _blocks(q, k, v, mask, causal, block, lra_padding)
+  return _blocks(q, k, v, mask, causal, block, lra_padding, dropout, dropout_key)
 
 
 def weights(
@@ -78,7 +74,15 @@ def _scores(q: Array, k: Array, see: Array, alike: Array | None) -> tuple[Array,
 
 
 def _blocks(
-  q: Array, k: Array, v: Array, mask: Array | None, causal: bool, block: int, lra_padding: bool
+  q: Array,
+  k: Array,
+  v: Array,
+  mask: Array | None,
+  causal: bool,
+  block: int,
+  lra_padding: bool,
+  dropout: float,
+  dropout_key: Array | None,
 ) -> Array:
   """Some examples, heads and queries at a time, as many as make `block` scores."""
   (b, n, h, _), m, e = q.shape, k.shape[1], v.shape[3]
@@ -106,27 +110,33 @@ def _blocks(
   real = None if mask is None else split_flags(mask)
   alike = split_flags(jnp.pad(~mask, pad)) if lra_padding and mask is not None else None
 
-  def group(args: tuple[Array, Array, Array, Array | None, Array | None]) -> Array:
-    q, k, v, real, alike = args
+  keys = None if dropout_key is None else jax.random.split(dropout_key, (len(q), blocks))
+
+  def group(args: tuple[Array, Array, Array, Array | None, Array | None, Array | None]) -> Array:
+    q, k, v, real, alike, keys = args
 
     @jax.checkpoint
-    def one(args: tuple[Array, Array, Array | None]) -> Array:
-      q, first, alike = args
+    def one(args: tuple[Array, Array, Array | None, Array | None]) -> Array:
+      q, first, alike, key = args
       see = jnp.ones((1, 1, 1, m), bool) if real is None else real[:, :, None]
       if causal:
         see = see & (jnp.arange(m) <= first + jnp.arange(rows)[:, None])
       seen, see = _scores(q, k, see, None if alike is None else alike[..., None])
       exp = jnp.exp(seen - lax.stop_gradient(seen.max(-1, keepdims=True))).astype(v.dtype)
       sums = jnp.einsum("bhnm,bhme->bhne", exp, v, preferred_element_type=seen.dtype)
-      return jnp.where(see.any(-1, keepdims=True), sums[..., :-1] / sums[..., -1:], 0)
+      out, normaliser = sums[..., :-1], sums[..., -1:]
+      if key is not None:
+        kept = drop(exp, dropout, key)
+        out = jnp.einsum("bhnm,bhme->bhne", kept, v[..., :-1], preferred_element_type=seen.dtype)
+      return jnp.where(see.any(-1, keepdims=True), out / normaliser, 0)
 
     def parts(x: Array) -> Array:  # [examples heads n ...] -> [blocks examples heads rows ...]
       return jnp.moveaxis(x.reshape(*x.shape[:2], blocks, rows, *x.shape[3:]), 2, 0)
 
     firsts = jnp.arange(blocks) * rows
-    return lax.map(one, (parts(q), firsts, None if alike is None else parts(alike)))
+    return lax.map(one, (parts(q), firsts, None if alike is None else parts(alike), keys))
 
-  out = lax.map(group, (q, k, v, real, alike))  # [groups blocks examples heads rows e]
+  out = lax.map(group, (q, k, v, real, alike, keys))  # [groups blocks examples heads rows e]
   out = out.reshape(b // examples, h // heads, blocks, examples, heads, rows, e)
   out = out.transpose(3, 0, 2, 5, 1, 4, 6).reshape(b, blocks * rows, h, e)
   return out[:, :n].astype(q.dtype)

@@ -50,10 +50,12 @@ def test_blocks_of_any_size_agree(x64, monkeypatch, causal, lra_padding, backend
     oracle.assert_close(other, first, 1e-12)
 
 
-def test_memory_is_that_of_a_block():
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_memory_is_that_of_a_block(dropout):
   n = 4096
   q, k, v = (jax.ShapeDtypeStruct((1, n, 1, 8), "float32") for _ in range(3))
-  loss = jax.grad(lambda *qkv: softmax.attend(*qkv, block=64 * n).sum(), (0, 1, 2))
+  options = {"block": 64 * n, "dropout": dropout, "dropout_key": jax.random.key(0)}
+  loss = jax.grad(lambda *qkv: softmax.attend(*qkv, **options).sum(), (0, 1, 2))
   assert max(oracle.array_sizes(jax.make_jaxpr(loss)(q, k, v).jaxpr)) < n * n / 8
 
 
@@ -110,6 +112,19 @@ def test_dropout_keeps_the_expectation():
   deviation = np.abs(draws.mean(0) - softmax.attend(q, k, v, mask=mask))
   assert np.all(deviation <= 5 * error + 1e-6)
   assert np.all(draws.std(0)[:3] > 0.01) and not np.any(draws[:, 3])
+
+
+def test_dropout_of_every_block_drops_weights():
+  """Values of the identity return the weights themselves."""
+  q, k, _ = oracle.inputs(2, 24)
+  v = jnp.broadcast_to(jnp.eye(24)[:, None], (2, 24, 2, 24))
+  drop = partial(softmax.attend, dropout=0.25, dropout_key=jax.random.key(0), block=5 * 24)
+  dropped = np.asarray(jax.jit(drop)(q, k, v))
+  whole = np.moveaxis(np.asarray(softmax.weights(q, k)), 1, 2)
+  assert np.all((dropped == 0) | (abs(dropped - whole / 0.75) < 1e-6))
+  assert 0.2 < np.mean(dropped == 0) < 0.3
+  masks = (dropped == 0).swapaxes(1, 2).reshape(-1, 24)
+  assert len(np.unique(masks, axis=0)) == len(masks)
 
 
 def test_dropout_follows_its_key():

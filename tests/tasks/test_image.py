@@ -15,7 +15,7 @@ from tensorflow_datasets.core.download import checksums
 from lra import download
 from lra.errors import UserError
 from lra.tasks import image
-from lra.tasks.task import SPLITS
+from lra.tasks.task import SPLITS, duplicates
 
 RAW = os.environ.get("LRA_RAW_DIR")
 
@@ -264,7 +264,7 @@ def test_real_images(tmp_path):
   assert together.tolist() == [5000] * 10 and np.bincount(test.labels).tolist() == [1000] * 10
   assert test.labels[:5].tolist() == [3, 8, 8, 0, 6]  # cat ship ship airplane frog
   assert train.labels[:5].tolist() == [7, 8, 4, 4, 6]  # as tensorflow-datasets shows them
-  assert prepared.source["duplicates"]["test in train"] == 0
+  assert duplicates(prepared.splits)["test in train"] == 0
   scores = image.TASK.baselines(train, test)
   assert scores["majority class"] == 0.1
   assert 0.2 < scores["linear least squares on pixels"] < 0.35

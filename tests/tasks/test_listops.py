@@ -3,6 +3,7 @@ import hashlib
 import json
 import math
 import statistics
+import tarfile
 
 import numpy as np
 import pytest
@@ -20,9 +21,19 @@ HEADER = "Source\tTarget\r\n"
 NESTED = "( ( ( [MIN 2 ) ( ( ( [MAX 3 ) 4 ) ] ) ) ] )"  # MIN(2, MAX(3, 4))
 
 
+CHECK_SIZES = listops._check_sizes
+
+
+@pytest.fixture(autouse=True)
+def of_any_size(monkeypatch):
+  """Releases of a few examples are accepted."""
+  monkeypatch.setattr(listops, "_check_sizes", lambda *_: None)
+
+
 def prepare(raw_dir=None, report=lambda text: None, **options):
   options = LRA | SIZES | dict(seed=0) | options
-  return listops.prepare(raw_dir=raw_dir, cache_dir="unused", report=report, **options)
+  cache = raw_dir / "cache" if raw_dir else None
+  return listops.prepare(raw_dir=raw_dir, cache_dir=cache, report=report, **options)
 
 
 def documents(examples):
@@ -318,6 +329,18 @@ def test_release_is_found_in_its_folders(folder, tmp_path):
   assert prepare(tmp_path).source["origin"] == "released files"
 
 
+def test_release_is_read_from_its_archive(tmp_path):
+  release(tmp_path / "unpacked/listops-1000")
+  (tmp_path / "packed").mkdir()
+  with tarfile.open(tmp_path / "packed/lra_release.gz", "w:gz") as tar:
+    tar.add(tmp_path / "unpacked", "lra_release")
+  packed, before = prepare(tmp_path / "packed"), prepare(tmp_path / "unpacked")
+  assert packed.source == before.source
+  for split in SPLITS:
+    for a, b in zip(packed.splits[split], before.splits[split], strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize(
   ("text", "line", "what"),
   [
@@ -361,6 +384,12 @@ def test_release_is_left_alone_for_other_limits(tmp_path):
   prepared = prepare(release(tmp_path), lines.append, **SMALL)
   assert prepared.source["origin"] == "generated"
   assert any(str(tmp_path) in line and "not used" in line for line in lines)
+
+
+def test_release_of_another_size_is_refused(tmp_path):
+  CHECK_SIZES(tmp_path, {"train": 96_000, "validation": 2_000, "test": 2_000})
+  with pytest.raises(UserError, match="95999.*unpack the release again"):
+    CHECK_SIZES(tmp_path, {"train": 95_999, "validation": 2_000, "test": 2_000})
 
 
 def test_empty_raw_folder_means_generating(tmp_path):

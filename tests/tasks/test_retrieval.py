@@ -13,7 +13,7 @@ import pytest
 from lra import download
 from lra.errors import UserError
 from lra.tasks import retrieval
-from lra.tasks.task import SPLITS, pack
+from lra.tasks.task import SPLITS, duplicates, pack
 
 RAW = os.environ.get("LRA_RAW_DIR")
 
@@ -81,7 +81,7 @@ def test_loose_files_are_found_where_people_unpack_them(tmp_path, released, fold
   assert pairs(prepared.splits["validation"]) == [(b"new", b"second t", 0)]
   assert pairs(prepared.splits["test"]) == [(b"third", b"second t", 1), (b"new", b"third", 0)]
   assert prepared.source["origin"] == "LRA release"
-  assert prepared.source["duplicates"]["test in train"] == 1
+  assert duplicates(prepared.splits)["test in train"] == 1
 
 
 @pytest.mark.parametrize("name", ["lra_release.gz", "lra_release.tar.gz"])
@@ -170,7 +170,7 @@ def test_positives_are_the_links_and_negatives_are_not(tmp_path, links):
   assert len(negatives) == negatives.total() == len(links) and not negatives & positives
   assert all(len(pair) == 2 for pair in negatives)
   assert prepared.source["origin"] == "rebuilt from a citation corpus"
-  assert set(prepared.source["duplicates"].values()) == {0}
+  assert set(duplicates(prepared.splits).values()) == {0}
 
 
 def test_splits_are_balanced_and_in_the_proportions_of_lra(tmp_path, links):
@@ -284,6 +284,6 @@ def test_real_corpus(tmp_path):
     for size, share in zip(sizes, retrieval.PAIRS.values())
   )
   assert all(split.labels.mean() == 0.5 for split in prepared.splits.values())
-  assert set(prepared.source["duplicates"].values()) == {0}
+  assert set(duplicates(prepared.splits).values()) == {0}
   scores = retrieval.TASK.baselines(prepared.splits["train"], prepared.splits["test"])
   assert abs(scores["document popularity"] - 0.5) < 0.01

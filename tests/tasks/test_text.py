@@ -14,6 +14,7 @@ from lra import download
 from lra.errors import UserError
 from lra.tasks import text
 from lra.tasks.task import SPLITS, pack
+from lra.tasks.task import duplicates as count_duplicates
 
 OPTIONS = {"max_length": 1000, "validation_examples": 2, "seed": 0}
 RAW = os.environ.get("LRA_RAW_DIR")
@@ -103,14 +104,14 @@ def test_reviews_are_cut_and_duplicates_counted_as_stored(tmp_path, files):
   write_tar(tmp_path / "aclImdb_v1.tar.gz", files)
   prepared = prepare(tmp_path, max_length=9)  # "train neg", "train pos", "test neg ", "test pos "
   assert np.diff(prepared.splits["train"].offsets).max() == 9
-  assert prepared.source["duplicates"] == {
+  assert count_duplicates(prepared.splits) == {
     "test in train": 0,
     "validation in train": 2,
     "validation in test": 0,
   }
   files["aclImdb/test/neg/3_7.txt"] = files["aclImdb/train/pos/0_7.txt"]
   write_tar(tmp_path / "aclImdb_v1.tar.gz", files)
-  duplicates = prepare(tmp_path, validation_examples=0).source["duplicates"]
+  duplicates = count_duplicates(prepare(tmp_path, validation_examples=0).splits)
   assert duplicates["test in train"] == 1
 
 
@@ -177,7 +178,7 @@ def test_real_reviews(tmp_path):
   train, validation, test = (prepared.splits[split] for split in SPLITS)
   counts = [np.bincount(split.labels).tolist() for split in (train, validation, test)]
   assert counts == [[11_250, 11_250], [1250, 1250], [12_500, 12_500]]
-  assert prepared.source["duplicates"]["test in train"] <= 123  # IMDB's own, before the carving
+  assert count_duplicates(prepared.splits)["test in train"] <= 123  # IMDB's own, before the carving
   assert max(np.diff(split.offsets).max() for split in prepared.splits.values()) == 4000
   scores = text.TASK.baselines(train, test)
   assert scores["majority class"] == 0.5
