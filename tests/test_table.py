@@ -11,7 +11,7 @@ from handmade import ENVIRONMENT, record
 from scipy import stats
 
 from configs.lra import base
-from lra import export, render, table
+from lra import export, render, significance, table
 from lra.errors import UserError
 
 ACCURACY = {"softmax": (0.50, 0.51, 0.49), "cosformer": (0.52, 0.535, 0.511)}
@@ -79,16 +79,16 @@ def test_holm_does_not_let_a_larger_p_become_the_smaller():
     for s in range(3)
   ]
   found = {d.task: d.p for d in only(records).differences}
-  raw = {t: table.paired([10, 10 + 100 * gap, 10 + 200 * gap]) for t, gap in gaps.items()}
+  raw = {t: significance.paired([10, 10 + 100 * gap, 10 + 200 * gap]) for t, gap in gaps.items()}
   assert found["listops"] == pytest.approx(3 * raw["listops"])
   assert found["text"] == pytest.approx(2 * raw["text"])
   assert found["retrieval"] == pytest.approx(max(raw["retrieval"], 2 * raw["text"]))
 
 
 def test_no_p_without_variance_and_no_difference_without_shared_seeds():
-  assert table.paired([1.0, 1.0, 1.0]) is None
-  assert table.paired([0.0, 0.0]) is None
-  assert 0 < table.paired([1.0, 1.1]) < 1
+  assert significance.paired([1.0, 1.0, 1.0]) is None
+  assert significance.paired([0.0, 0.0]) is None
+  assert 0 < significance.paired([1.0, 1.1]) < 1
   apart = [record("text", "softmax", 0, 0.5), record("text", "linear", 1, 0.5)]
   assert only(apart).differences == ()
   assert "no two mechanisms share two seeds" in render.markdown([only(apart)])
