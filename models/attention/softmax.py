@@ -153,8 +153,9 @@ def _flash(q: Array, k: Array, v: Array, mask: Array | None, causal: bool, imple
   """`jax.nn.dot_product_attention` on head widths of a multiple of 8 and keys sorted real first."""
   d, lengths = q.shape[3], None
   if mask is not None:  # cuDNN knows padding by length alone; the order of keys is free
-    order = jnp.argsort(~mask, axis=1, stable=True)[:, :, None, None]
-    k, v = (jnp.take_along_axis(x, order, axis=1) for x in (k, v))
+    order = jnp.argsort(~mask, axis=1, stable=True)
+    rows = jnp.arange(len(k))[:, None], order
+    k, v = (x.at[rows].get(unique_indices=True, mode="promise_in_bounds") for x in (k, v))
     lengths = mask.sum(1, dtype=jnp.int32)
   q, k, v = (
     jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -d % 8))) for x in (_bounded(q), _bounded(k), v)

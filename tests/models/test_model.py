@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from models import heads
 from models.attention import ATTENTION
-from models.encoder import POSITIONS, sinusoids
+from models.encoder import POSITIONS, lookup, sinusoids
 
 every_mechanism = pytest.mark.parametrize("attention", sorted(ATTENTION))
 CONFIG = {
@@ -317,3 +317,19 @@ def test_names_shapes_and_initial_values():
     assert abs(x.std() - deviation) <= 5 * deviation / np.sqrt(2 * x.size), name
     uniform = "block0" in name and name.endswith("kernel")
     assert not uniform or abs(x).max() <= np.sqrt(3) * deviation * 1.0001, name
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_gradient_of_the_embedding_sums_over_tokens(monkeypatch, backend):
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  rng = np.random.default_rng(0)
+  table = jnp.asarray(rng.normal(size=(7, 3)), "float32")
+  ids = jnp.asarray(rng.integers(0, 7, (4, 9)))
+  cotangent = jnp.asarray(rng.normal(size=(4, 9, 3)), "float32")
+  out, back = jax.vjp(lambda table: lookup(table, ids), table)
+  np.testing.assert_array_equal(out, table[ids])
+  expected = np.zeros((7, 3))
+  np.add.at(expected, ids, cotangent)
+  oracle.assert_close(back(cotangent)[0], expected, 1e-6)
+  scatters = "scatter" in str(jax.make_jaxpr(back)(cotangent))
+  assert scatters == (backend == "cpu")
