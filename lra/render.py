@@ -134,19 +134,19 @@ def notes(table: Table) -> list[str]:
 
 
 def _revisions(table: Table) -> str:
-  """All of them; where there are several, with the cells of each."""
+  """All of them; where there are several, with the tasks, and the mechanisms if not all, of each."""
   if len(table.revisions) == 1:
     return table.revisions[0]
-  cells = {
-    revision: [
-      f"{title(row)} {name(task)}"
-      for row in table.rows
-      for task in table.tasks
-      if revision in row.sources.get(task, ())
-    ]
-    for revision in table.revisions
-  }
-  return ", ".join(f"{revision} ({', '.join(of)})" for revision, of in cells.items())
+  parts = []
+  for revision in table.revisions:
+    cells = []
+    for task in table.tasks:
+      there = [row for row in table.rows if task in row.cells]
+      rows = [row for row in there if revision in row.sources[task]]
+      named = f" {' '.join(map(title, rows))}" if len(rows) < len(there) else ""
+      cells += [name(task) + named] if rows else []
+    parts.append(f"{revision} ({', '.join(cells)})")
+  return ", ".join(parts)
 
 
 def markdown(tables: Iterable[Table]) -> str:

@@ -164,8 +164,8 @@ def test_every_number_says_where_it_comes_from():
   made = only([*dirty, *full(("cosformer",))], full_size={"text": {"max_length": 4096}})
   text = render.markdown([made])
   for part in (
-    "git 0123456 (cosFormer ListOps, cosFormer Text, cosFormer Retrieval, ",
-    "), 0123456 with changes (softmax ListOps, ",
+    "git 0123456 (ListOps cosFormer, Text cosFormer, Retrieval cosFormer, ",
+    "), 0123456 with changes (ListOps softmax, ",
     *("preset quick", "1 x 2 CPU cores", "ListOps listops"),
     *("arXiv 2202.08791", "arXiv 2011.04006", "Text mode given the root operator"),
     *("the quick preset changes the data of Text.", "| parameters | 1,000 |"),
