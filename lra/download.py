@@ -6,6 +6,7 @@ verified. tensorflow-datasets' own manager starts again from zero, so only its c
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -185,12 +186,14 @@ def _append(url: str, part: Path, have: int, say: Callable[[str], None]) -> bool
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-  """Turns the errors of a truncated or corrupt file that is read inside into a UserError."""
+  """Turns the errors of a file that is truncated, corrupt or out of reach into a UserError."""
   try:
     yield
   except (FileNotFoundError, PermissionError) as error:
     raise UserError(f"cannot read {error.filename or path}: {error.strerror}") from error
   except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+    if getattr(error, "errno", None) == errno.ENOSPC:  # of what is unpacked meanwhile
+      raise
     raise UserError(
       f"{path} is truncated or corrupt ({error}): delete it and get it again"
     ) from error

@@ -165,7 +165,8 @@ def _writable(data_dir: Path) -> Iterator[None]:
     data_dir.mkdir(parents=True, exist_ok=True)
     yield
   except OSError as error:
-    if error.filename and not Path(error.filename).is_relative_to(data_dir):
+    at = Path(error.filename or data_dir)
+    if not (at.is_relative_to(data_dir) or data_dir.is_relative_to(at)):
       raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
     raise UserError(
       f"cannot prepare data in {data_dir}: {error.strerror or f'a write fell short ({error})'}; "

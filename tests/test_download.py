@@ -1,6 +1,7 @@
 """Downloads against a local server that resumes, drops, stalls or lies; archives whole and not."""
 
 import gzip
+import errno
 import hashlib
 import http.server
 import io
@@ -241,6 +242,23 @@ def test_source_says_whether_the_file_is_the_published_one(archive, tmp_path):
   (tmp_path / "more").write_text("x")
   assert download.describe(tmp_path, "o", same) != before
   assert download.describe(tmp_path, "o", same, files="*.gz") == before
+
+
+@pytest.mark.parametrize(
+  ("error", "answer"),
+  [
+    (
+      FileNotFoundError(errno.ENOENT, "No such file", "/raw/links.tsv"),
+      "cannot read /raw/links.tsv",
+    ),
+    (OSError(errno.EIO, "Input/output error"), "truncated or corrupt"),
+    (OSError(errno.ENOSPC, "No space left on device"), None),
+  ],
+)
+def test_what_cannot_be_read_is_not_called_corrupt(tmp_path, error, answer):
+  with pytest.raises(UserError if answer else OSError, match=answer or "No space left"):
+    with download.reading(tmp_path):
+      raise error
 
 
 def test_find_takes_the_first_name_there_is(tmp_path):
