@@ -55,12 +55,13 @@ class Embed(nn.Module):
 
   vocab_size: int
   emb_dim: int
+  std: float  # at the start
   dtype: DTypeLike
 
   @nn.compact
   def __call__(self, ids: Int[Array, "b n"]) -> Float[Array, "b n w"]:
     shape = self.vocab_size, self.emb_dim
-    table = self.param("embedding", nn.initializers.normal(1.0), shape)
+    table = self.param("embedding", nn.initializers.normal(self.std), shape)
     return lookup(table, ids).astype(self.dtype)
 
 
@@ -122,6 +123,7 @@ class Encoder(nn.Module):
   num_layers: int
   num_heads: int
   emb_dim: int
+  embedding_std: float
   qkv_dim: int
   mlp_dim: int
   dropout: float
@@ -134,7 +136,7 @@ class Encoder(nn.Module):
     self, ids: Int[Array, "b n"], mask: Bool[Array, "b n"], *, train: bool
   ) -> tuple[Float[Array, "b l w"], Bool[Array, "b l"]]:
     """Vectors and mask; l = n, or n + 1 with the CLS position in front (masked as token 0 is)."""
-    x = Embed(self.vocab_size, self.emb_dim, self.dtype, name="embed")(ids)
+    x = Embed(self.vocab_size, self.emb_dim, self.embedding_std, self.dtype, name="embed")(ids)
     if self.cls:
       cls = self.param("cls", nn.initializers.zeros, (self.emb_dim,)).astype(self.dtype)
       x = jnp.concatenate([jnp.broadcast_to(cls, (len(x), 1, self.emb_dim)), x], axis=1)
@@ -170,9 +172,7 @@ class Encoder(nn.Module):
       side = round(self.max_length**0.5)
       if side * side != self.max_length or n != length:
         raise ValueError(f"row_column positions need a square image, not {self.max_length} tokens")
-      half = nn.initializers.normal(
-        0.5**0.5
-      )  # together as large as the embedding they are added to
+      half = nn.initializers.normal(self.embedding_std * 0.5**0.5)  # together as large as a token's
       row = self.param("rows", half, (side, 1, self.emb_dim))
       column = self.param("columns", half, (1, side, self.emb_dim))
       grid = (row + column).reshape(-1, self.emb_dim)

@@ -23,6 +23,7 @@ def model(dropout=0.0):
     "num_layers": 1,
     "num_heads": 2,
     "emb_dim": 16,
+    "embedding_std": 1.0,
     "qkv_dim": 16,
     "mlp_dim": 16,
     "dropout": dropout,

@@ -64,6 +64,7 @@ def base(task: str, attention: str) -> ConfigDict:
         "num_layers": 4,
         "num_heads": 8,
         "emb_dim": 512,  # width of the residual stream
+        "embedding_std": 1.0,  # of token embeddings at the start; learned positions have 0.02
         "qkv_dim": 512,  # of all heads together
         "mlp_dim": 1024,  # of the blocks and of the head
         "dropout": 0.1,  # on embeddings and on both branches of a block
@@ -132,6 +133,6 @@ def published(config: ConfigDict, *, attention_dropout: float = 0.1) -> None:
 def small(config: ConfigDict) -> None:
   """The shell of Nystromformer (arXiv 2102.03902) and Skyformer: 2 layers, width 64, 2 heads."""
   config.model.update(num_layers=2, num_heads=2, emb_dim=64, qkv_dim=64, mlp_dim=128, dropout=0.1)
-  config.model.update(positions="learned", cls=False, pooling="masked_mean")
+  config.model.update(positions="learned", embedding_std=0.02, cls=False, pooling="masked_mean")
   config.optim.update(schedule="linear", learning_rate=1e-4, weight_decay=0.0, clip_norm=0.0)
   config.optim.update(beta2=0.999, eps=1e-8)

@@ -21,6 +21,7 @@ CONFIG = {
   "num_layers": 1,
   "num_heads": 2,
   "emb_dim": 12,
+  "embedding_std": 1.0,
   "qkv_dim": 8,
   "mlp_dim": 10,
   "dropout": 0.0,
