@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.lra.base import base
 from lra import command
 from lra.errors import UserError
 
@@ -49,7 +50,8 @@ def record(folder: Path) -> dict[str, Any]:
       for name, keys in CURVES.items()
     },
   }
-  wrong = disagreements(made, result, metrics, json.loads(values.config.to_json()))
+  compared = made | {"config": complete(made)}
+  wrong = disagreements(compared, result, metrics, json.loads(values.config.to_json()))
   if len(list(folder.glob("metrics.attempt*.jsonl"))) != result.get("restarts", 0):
     wrong.append("the restarts in result.json are not those of the metrics files")
   if wrong:
@@ -130,7 +132,17 @@ def read(path: Path) -> dict[str, Any]:
   made = _read(path)
   if made.get("format") != FORMAT or made.get("sha256") != digest(made):
     raise UserError(f"{path} is not as scripts/export_run.py wrote it; export the run again")
-  return made
+  return made | {"config": complete(made)}
+
+
+def complete(made: Mapping[str, Any]) -> dict[str, Any]:
+  """The config of a record, with the keys that came after it was written at their defaults."""
+  return _over(base(made["task"], made["attention"]).to_dict(), made["config"])
+
+
+def _over(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+  both = {k: v for k, v in defaults.items() if k in config and isinstance(v, Mapping)}
+  return {**defaults, **config, **{k: _over(v, config[k]) for k, v in both.items()}}
 
 
 def read_all(paths: Sequence[Path]) -> list[dict[str, Any]]:

@@ -83,6 +83,14 @@ def test_record_edited_by_hand_is_refused(folder, tmp_path):
     export.read(path)
 
 
+def test_keys_that_came_later_have_their_defaults(folder, tmp_path):
+  made = export.record(folder)
+  old = made | {"config": made["config"] | {"model": dict(made["config"]["model"])}}
+  del old["config"]["model"]["embedding_std"]
+  old["sha256"] = export.digest(old)
+  assert export.read(export.write(old, tmp_path)) == old | {"config": made["config"]}
+
+
 @pytest.mark.parametrize("count", [1, 199, 200, 201, 5000])
 def test_thin_keeps_both_ends_in_order(count):
   kept = export.thin(range(count))
