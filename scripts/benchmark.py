@@ -39,6 +39,7 @@ def jax_step(attention: str, n: int, batch: int) -> tuple[Callable[[], None], di
       "num_layers": LAYERS,
       "num_heads": HEADS,
       "emb_dim": WIDTH,
+      "embedding_std": 1.0,
       "qkv_dim": WIDTH,
       "mlp_dim": MLP,
       "dropout": 0.0,
