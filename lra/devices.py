@@ -59,7 +59,7 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 OPTIONS = {
   # No YNNPACK fusions: a training step takes 0.8 of the time without them (jax 0.10).
   "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
-  # Scatters (the gradient of an embedding) and cuDNN attention that add in a fixed order.
+  # cuDNN attention, and what scatters are left, add in a fixed order.
   "gpu": {"xla_gpu_exclude_nondeterministic_ops": True},
 }
 
