@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from absl import flags
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -201,18 +202,21 @@ def attempt(
   return result
 
 
-def main() -> int:
-  """Parses the command line and trains; the exit code."""
-  command.parse(FLAGS, sys.argv)
-  workdir = Path(FLAGS.workdir) if FLAGS.workdir else command.default_workdir(FLAGS)
-  stop = command.StopRequest(FLAGS.max_seconds)
-  train(
-    FLAGS.config,
-    workdir,
-    data_dir=Path(FLAGS.data_dir).expanduser() if FLAGS.data_dir else command.default_data_dir(),
-    raw_dir=Path(FLAGS.raw_dir).expanduser() if FLAGS.raw_dir else None,
-    stop=stop,
-  )
+def main(values: flags.FlagValues = FLAGS) -> int:
+  """Parses the command line into `values` and trains; the exit code."""
+  command.parse(values, sys.argv)
+  workdir = Path(values.workdir) if values.workdir else command.default_workdir(values)
+  stop = command.StopRequest(values.max_seconds)
+  try:
+    train(
+      values.config,
+      workdir,
+      data_dir=Path(values.data_dir).expanduser() if values.data_dir else command.default_data_dir(),
+      raw_dir=Path(values.raw_dir).expanduser() if values.raw_dir else None,
+      stop=stop,
+    )
+  finally:
+    stop.restore()
   return stop.exit_code
 
 

@@ -93,9 +93,10 @@ class Sweep:
     environment = (
       {} if self.cluster == "slurm" else launch.device_environment(slot, self.devices, self.jobs)
     )
+    kind = launch.InProcess if self.cluster == "debug" else launch.Training
     with launch.ignored(signal.SIGINT) if self.cluster == "local" else contextlib.nullcontext():
       try:
-        job = launch.submit(made, launch.Training(cell, environment))
+        job = launch.submit(made, kind(cell, environment))
       except UserError as error:
         self.waiting.appendleft(cell)
         if not self.running:
@@ -131,6 +132,7 @@ class Sweep:
         reason = "somebody else stopped it"
       elif code is not None:
         bare = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        bare = bare if code else "its --max_seconds were over; the same command continues it"
         reason = sweep.last_error(cell.log) or bare
       if self.tries[cell] > 0:
         self.progress.line(f"{cell.folder.name}: tried again after {reason}")

@@ -1,7 +1,8 @@
 """One cell as one job, on this machine or a Slurm cluster. Only this file knows submitit.
 
-A job is one process of train.py. It is stopped by a single SIGTERM, upon which it writes a
-checkpoint; it holds a lock, so that a job left over from a killed sweep is waited for, not doubled.
+A job is one process of train.py, or with --cluster debug a call in this one. The process is
+stopped by a single SIGTERM, upon which it writes a checkpoint; it holds a lock, so that a job left
+over from a killed sweep is waited for, not doubled.
 """
 
 import collections
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import submitit
+from absl import flags
 
-from lra import sweep
+from lra import command, sweep
 from lra.errors import UserError
 from lra.sweep import Cell
 
@@ -79,6 +81,28 @@ class Training(submitit.helpers.Checkpointable):
       while (code := process.poll()) is None:
         time.sleep(0.1)
       return code
+
+
+class InProcess:
+  """train.py in this very process, where a debugger can follow it; returns what Training does."""
+
+  def __init__(self, cell: Cell, _: Mapping[str, str | None]) -> None:
+    self.arguments, self.log = cell.arguments, cell.log
+
+  def __call__(self) -> tuple[int, bool]:
+    import train  # the script above this package, which has flags of its own
+
+    before, sys.argv = sys.argv, ["train.py", *self.arguments]
+    self.log.unlink(missing_ok=True)
+    try:
+      with contextlib.chdir(sweep.ROOT):
+        code = train.main(command.define_flags(flags.FlagValues()))
+    except UserError as error:  # any other one is for the debugger
+      self.log.write_text(f"error: {error}\n")
+      code = 1
+    finally:
+      sys.argv = before
+    return code, code > 128
 
 
 def _locked(descriptor: int) -> bool:

@@ -30,7 +30,7 @@ pytestmark = [
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-  """fake(*seeds, **options) -> Outcome of a sweep in this process over a train.py of our own."""
+  """fake(*seeds, **options) -> Outcome of a sweep whose jobs are processes of a train.py of our own."""
   shutil.copy(tiny.ROOT / "tests/fake_train.py", tmp_path / "train.py")
   home = tmp_path / "runs"
   home.mkdir()
@@ -40,6 +40,7 @@ def fake(tmp_path, monkeypatch):
     for cell in cells:
       (home / f"{cell.seed}.json").write_text(json.dumps(cell.config))
     monkeypatch.setattr(sweep, "ROOT", tmp_path)
+    monkeypatch.setattr(launch, "InProcess", launch.Training)
     try:
       return jobs.Sweep(cells, cluster="debug", **options).run(StopRequest())
     finally:
@@ -153,6 +154,26 @@ def test_retries_within_a_sweep(fake):
 def test_interrupted_sweep_goes_on(fake):
   assert by_seed(fake(0, 3, 4)) == ([0], [], [3, 4])
   assert by_seed(fake(0, 3, 4)) == ([0, 3, 4], [], [])
+
+
+def test_debug_sweep_trains_in_this_process(space, one_device, tmp_path, capsys):
+  given = [f"--config.{key}={value}" for key, value in tiny.SMALL.items()]
+  given += [f"--data_dir={space / 'data'}", "--config.model.attention_options.length=4"]
+  make = lambda *more: sweep.cells(
+    ["listops"], ["linear"], [0], preset="quick", arguments=[*given, *more], runs_dir=tmp_path
+  )
+  before, run = sys.argv, lambda cells: jobs.Sweep(cells, cluster="debug").run(StopRequest())
+  cells = make()
+  assert run(cells).failed[cells[0]].startswith("config.model.attention_options.length 4 is less")
+  given.pop()
+  cells = make("--max_seconds=0")
+  assert "--max_seconds" in run(cells).failed[cells[0]]
+  cells = make()
+  finished = run(cells).finished
+  assert finished[cells[0]]["steps"] == 24 and "test accuracy" in capsys.readouterr().out
+  kept = json.loads((cells[0].folder / "environment.json").read_text())["command"]
+  assert f"python {kept}" == cells[0].command and sys.argv is before
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_finished_run_of_another_config_is_not_finished(fake, tmp_path):
