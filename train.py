@@ -39,6 +39,7 @@ def train(
   clock, outcome = Clock(), RESTART
   while outcome is RESTART:
     outcome = attempt(config, workdir, data_dir, raw_dir, stop, clock)
+    clock = Clock(before=clock.run)
   return outcome
 
 
@@ -109,10 +110,10 @@ def attempt(
 
   # Where an earlier session stopped.
   checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-  best, seconds_before = step.Best.of(state, -1.0), 0.0
+  best = step.Best.of(state, -1.0)
   if checkpoints.latest is not None:
     saved = checkpoints.load({"state": state, "best": best, "seconds": jnp.zeros(())})
-    state, best, seconds_before = saved["state"], saved["best"], float(saved["seconds"])
+    state, best, clock.before = saved["state"], saved["best"], float(saved["seconds"])
   else:
     progress.line(parameter_overview.get_parameter_overview(state.params, include_stats=False))
   t = int(state.step)
@@ -130,8 +131,7 @@ def attempt(
 
   def save() -> None:
     check_finite()
-    seconds = jnp.float32(seconds_before + clock.total)
-    checkpoints.save(t, {"state": state, "best": best, "seconds": seconds})
+    checkpoints.save(t, {"state": state, "best": best, "seconds": jnp.float32(clock.run)})
 
   # The loop. The order of log, evaluate, save, stop is what makes resuming exact.
   new_window = jax.jit(step.Window.empty, out_shardings=everywhere)
@@ -195,7 +195,6 @@ def attempt(
     baselines=task.baselines(data.splits["train"], data.splits["test"]),
     rates=run.rates(),
     clock=clock,
-    seconds=seconds_before + clock.total,
   )
   run.finish(result)
   progress.line(results.summary(result, workdir))
@@ -211,7 +210,9 @@ def main(values: flags.FlagValues = FLAGS) -> int:
     train(
       values.config,
       workdir,
-      data_dir=Path(values.data_dir).expanduser() if values.data_dir else command.default_data_dir(),
+      data_dir=Path(values.data_dir).expanduser()
+      if values.data_dir
+      else command.default_data_dir(),
       raw_dir=Path(values.raw_dir).expanduser() if values.raw_dir else None,
       stop=stop,
     )

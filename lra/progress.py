@@ -48,9 +48,13 @@ def duration(seconds: float) -> str:
 
 
 class Clock:
-  """Wall time of a session, and how much of it was not training."""
+  """Wall time of a session, and how much of it was not training.
 
-  def __init__(self) -> None:
+  `before` is the time of the same run's earlier sessions and attempts, for whoever knows it to set.
+  """
+
+  def __init__(self, before: float = 0.0) -> None:
+    self.before = before
     self._begin = time.monotonic()
     self._mark = 0.0
     self.pauses = collections.defaultdict(float)  # seconds by name
@@ -59,6 +63,11 @@ class Clock:
   def total(self) -> float:
     """Seconds since the session began."""
     return time.monotonic() - self._begin
+
+  @property
+  def run(self) -> float:
+    """Seconds the whole run has taken."""
+    return self.before + self.total
 
   @property
   def training(self) -> float:

@@ -24,9 +24,8 @@ def make(
   baselines: Mapping[str, float],
   rates: Mapping[str, float],
   clock: Clock,
-  seconds: float,
 ) -> dict[str, Any]:
-  """The content of result.json; accuracies in [0, 1], times in seconds (pauses: the last process's)."""
+  """The content of result.json; accuracies in [0, 1], times in seconds (pauses: the last session's)."""
   return {
     "task": config.task.name,
     "attention": config.model.attention,
@@ -39,7 +38,7 @@ def make(
     "steps": int(state.step),
     "parameters": parameters(state),
     "data": {"origin": data.manifest["source"]["origin"], "digest": data.digest},
-    "time": {"seconds": seconds, **rates, **clock.pauses},
+    "time": {"seconds": clock.run, **rates, **clock.pauses},
     "peak_memory_gigabytes": records.peak_memory_gigabytes(),
   }
 

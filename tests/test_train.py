@@ -15,6 +15,7 @@ import tiny
 import train
 from lra import command
 from lra.errors import UserError
+from lra.progress import Clock
 from models.attention import ATTENTION
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -205,7 +206,7 @@ def test_other_config_in_the_same_folder_is_refused(space, whole):
   assert (whole[0] / "config.json").read_text() == before
 
 
-def test_run_without_progress_starts_again_from_another_seed(space, tmp_path):
+def test_run_without_progress_starts_again_from_another_seed(space, tmp_path, monkeypatch):
   """A plateau is certain here: no accuracy of so few examples is far enough from the baseline."""
   options = {"train__plateau_steps": 16, "train__restarts": 1}
   whole = tmp_path / "whole"
@@ -217,10 +218,15 @@ def test_run_without_progress_starts_again_from_another_seed(space, tmp_path):
   assert first[-1]["step"] == 16 and again[-1]["step"] == 24
   assert first[0]["train/loss"] != again[0]["train/loss"]
   cut = tmp_path / "cut"
-  tiny.run(space, cut, tiny.After(10), **options)  # within the second attempt
+  with monkeypatch.context() as patch:  # a first session that seems to have taken long
+    patch.setattr(train, "Clock", lambda before=1000.0: Clock(before))
+    tiny.run(space, cut, tiny.After(3), **options)
+  assert not (cut / "metrics.attempt0.jsonl").exists()
+  tiny.run(space, cut, tiny.After(6), **options)  # within the second attempt
   assert (cut / "metrics.attempt0.jsonl").exists()
-  tiny.run(space, cut, **options)
+  again, _ = tiny.run(space, cut, **options)
   same_as((whole, result), cut)
+  assert again["time"]["seconds"] > 1000 > result["time"]["seconds"]
 
 
 def test_loss_that_is_not_finite_stops_the_run(space, tmp_path):
