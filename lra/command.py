@@ -179,6 +179,9 @@ def check_training(config: ConfigDict, devices_count: int) -> None:
   ):
     if config[section][key] < 1:
       raise UserError(f"config.{section}.{key} must be at least 1, not {config[section][key]}")
+  for name, seed in (("seed", config.seed), ("task.seed", config.task.get("seed", 0))):
+    if seed < 0:
+      raise UserError(f"config.{name} must be at least 0, not {seed}")
   for key in ("batch_size", "eval_batch_size"):
     if config.train[key] % devices_count:
       raise UserError(

@@ -1,33 +1,25 @@
-"""Raw files: found in the user's folder or downloaded, hashed, and read without being unpacked.
+"""Raw files that are published, and their download.
 
 A download resumes from NAME.part (HTTP Range) and takes its final name only after its checksum was
 verified. tensorflow-datasets' own manager starts again from zero, so only its checksums are used.
 """
 
-import contextlib
 import dataclasses
 import errno
-import fcntl
-import gzip
 import hashlib
 import http.client
-import lzma
-import math
 import os
-import shutil
-import tarfile
-import time
 import urllib.error
 import urllib.request
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from lra.archives import BLOCK, digest, locked
 from lra.errors import UserError
+from lra.progress import once_a_second
 
 TIMEOUT = 30.0  # seconds without a byte
-BLOCK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,32 +36,6 @@ class Remote:
 LRA_RELEASE = Remote(
   name="lra_release.gz", url="https://storage.googleapis.com/long-range-arena/lra_release.gz"
 )
-LRA_ARCHIVES = (LRA_RELEASE.name, "lra_release.tar.gz")
-
-
-def once_a_second(report: Callable[[str], None]) -> Callable[[str], None]:
-  """`report`, but calls within a second of the last one that got through are dropped."""
-  last = -math.inf
-
-  def say(text: str) -> None:
-    nonlocal last
-    if time.monotonic() - last >= 1.0:
-      last = time.monotonic()
-      report(text)
-
-  return say
-
-
-def digest(path: Path, algorithm: str = "sha256") -> str:
-  """Hexadecimal hash of the file at `path`."""
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def find(raw_dir: str | Path | None, *names: str) -> Path | None:
-  """The first of `names` (files or folders) that exists in `raw_dir`."""
-  paths = (Path(raw_dir) / name for name in names) if raw_dir else ()
-  return next((path for path in paths if path.exists()), None)
 
 
 def describe(path: Path, origin: str, *remotes: Remote, files: str = "**/*") -> dict[str, Any]:
@@ -119,6 +85,8 @@ def fetch(
     try:
       _resume(remote.url, part, once_a_second(report))
     except (OSError, http.client.HTTPException, ValueError) as error:
+      if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        raise
       cause = f"cannot download {remote.url} ({error})"
       raise UserError(f"{cause}: run again to resume, or {by_hand}") from error
     if not _intact(part, remote):
@@ -127,18 +95,6 @@ def fetch(
       raise UserError(f"{cause}: run again, or {by_hand}")
     os.replace(part, target)
   return target
-
-
-@contextlib.contextmanager
-def locked(file: Path, report: Callable[[str], None]) -> Iterator[None]:
-  """One process at a time; the others wait, and say so."""
-  with open(file, "w") as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      report("waiting for another process that prepares the same data")
-      fcntl.flock(f, fcntl.LOCK_EX)
-    yield
 
 
 def _intact(path: Path, remote: Remote) -> bool:
@@ -182,56 +138,3 @@ def _append(url: str, part: Path, have: int, say: Callable[[str], None]) -> bool
         percent = f" ({have / total:.0%})" if total else ""
         say(f"downloading {part.stem}: {have / 1e6:.0f} MB{percent}")
   return total is None or have == total
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-  """Turns the errors of a file that is truncated, corrupt or out of reach into a UserError."""
-  try:
-    yield
-  except (FileNotFoundError, PermissionError) as error:
-    raise UserError(f"cannot read {error.filename or path}: {error.strerror}") from error
-  except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
-    if getattr(error, "errno", None) == errno.ENOSPC:  # of what is unpacked meanwhile
-      raise
-    raise UserError(
-      f"{path} is truncated or corrupt ({error}): delete it and get it again"
-    ) from error
-
-
-def members(
-  path: Path, report: Callable[[str], None]
-) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
-  """(name, open) of the files of a folder, or of a tar.gz in one pass and without unpacking it.
-
-  Open, and read, a member before the next one is asked for. An archive iterated to its end has had
-  its CRC checked. Use inside `reading(path)`.
-  """
-  if path.is_dir():
-    for folder, folders, names in os.walk(path):
-      folders.sort()
-      for file in (Path(folder) / name for name in sorted(names)):
-        yield file.relative_to(path.parent).as_posix(), lambda file=file: file.open("rb")
-    return
-  size, say = path.stat().st_size, once_a_second(report)
-  with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as plain:
-    with tarfile.open(fileobj=plain, mode="r|") as tar:
-      while member := tar.next():
-        tar.members.clear()  # else all headers are kept, which is gigabytes for the LRA release
-        say(f"reading {path.name} ({packed.tell() / size:.0%})")
-        if member.isfile():
-          yield member.name, lambda member=member: tar.extractfile(member)
-    while plain.read(BLOCK):
-      pass
-
-
-def unpack(
-  path: Path, target: Callable[[str], str | None], folder: Path, report: Callable[[str], None]
-) -> None:
-  """Writes those members of a tar.gz to `folder` that `target` has a relative path for."""
-  with reading(path):
-    for name, open_member in members(path, report):
-      if place := target(name):
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        with open_member() as member, (folder / place).open("wb") as file:
-          shutil.copyfileobj(member, file)

@@ -2,9 +2,10 @@
 
 import collections
 import contextlib
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 
@@ -20,8 +21,10 @@ class Progress:
     self._last = float("-inf")
 
   def live(self, text: str) -> None:
-    """What is going on now."""
-    if self._live:
+    """What is going on now; a text that ends with a newline is a plain line."""
+    if text.endswith("\n"):
+      self.line(text.rstrip("\n"))
+    elif self._live:
       self._stream.write("\r" + text.ljust(self._shown))
       self._stream.flush()
       self._shown = len(text)
@@ -35,6 +38,19 @@ class Progress:
       self._stream.write("\r" + " " * self._shown + "\r")
       self._shown = 0
     print(text, file=self._stream, flush=True)
+
+
+def once_a_second(report: Callable[[str], None]) -> Callable[[str], None]:
+  """`report`, but calls within a second of the last one that got through are dropped."""
+  last = -math.inf
+
+  def say(text: str) -> None:
+    nonlocal last
+    if time.monotonic() - last >= 1.0:
+      last = time.monotonic()
+      report(text)
+
+  return say
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lra import download
+from lra import archives
 from lra.errors import UserError
 from lra.tasks import SPLITS, Examples, Prepared, Task
 from lra.tasks.task import duplicates
@@ -53,7 +53,7 @@ def open_store(
   """
   path = data_dir / f"{task.name}-{_identity(task.name, options)}"
   if not path.exists():
-    with _writable(data_dir), download.locked(data_dir / f".{path.name}.lock", report):
+    with _writable(data_dir), archives.locked(data_dir / f".{path.name}.lock", report):
       if not path.exists():
         _prepare(path, task, options, data_dir, raw_dir, report)
   return _load(path)

@@ -125,6 +125,8 @@ def test_default_data_dir_is_in_the_cache_folder(monkeypatch, tmp_path):
     ({"task__name": "nope"}, "unknown task 'nope'; config.task.name is one of image, listops"),
     ({"train__batch_size": 0}, "config.train.batch_size must be at least 1, not 0"),
     ({"data__buckets": 0}, "config.data.buckets must be at least 1, not 0"),
+    ({"seed": -1}, "config.seed must be at least 0, not -1"),
+    ({"task__seed": -2}, "config.task.seed must be at least 0, not -2"),
     ({"train__select": "first"}, "config.train.select is 'best' or 'last', not 'first'"),
     ({"optim__schedule": "none"}, "unknown schedule 'none'; config.optim.schedule is one of"),
     ({"model__dtype": "int8"}, "unknown dtype 'int8'; config.model.dtype is auto,"),

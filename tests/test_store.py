@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from lra import download, store
+from lra import archives, store
 from lra.errors import UserError
 from lra.tasks import SPLITS, Prepared, Task
 from lra.tasks.task import pack
@@ -208,7 +208,7 @@ def test_two_processes_prepare_once(tmp_path):
 def test_second_opener_waits_and_says_so(tmp_path):
   """The one that holds the lock finishes while the other one waits for it."""
   said, path = [], open_toy(tmp_path / "other").path
-  with download.locked(tmp_path / f".{path.name}.lock", said.append):
+  with archives.locked(tmp_path / f".{path.name}.lock", said.append):
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     log = tmp_path / "log"

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from lra import download
+from lra import archives, download
 from lra.errors import UserError
 from lra.tasks.task import Examples, Prepared, Task, majority_baseline
 
@@ -22,7 +22,7 @@ BINARY = download.Remote(
   url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
   algorithm="sha256",
   checksum="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-  instead="; cifar-10-python.tar.gz will do as well",
+  instead="; cifar-10-python.tar.gz or either of them unpacked will do as well",
 )
 PYTHON = download.Remote(
   name="cifar-10-python.tar.gz",
@@ -56,7 +56,7 @@ def prepare(
     raise UserError(f"validation_examples is {validation_examples}: set 1 to {limit}")
   if resolution < 1 or SIDE % resolution:
     raise UserError(f"resolution is {resolution}: set a divisor of {SIDE}, such as 16")
-  path = download.find(raw_dir, *NAMES)
+  path = archives.find(raw_dir, *NAMES, itself=("data_batch_1", "data_batch_1.bin"))
   origin = "user's files" if path else "download"
   path = path or download.fetch(BINARY, raw_dir=raw_dir, cache_dir=cache_dir, report=report)
   source = download.describe(path, origin, BINARY, PYTHON)
@@ -114,8 +114,8 @@ def _examples(pixels: np.ndarray, labels: np.ndarray) -> Examples:
 def _read(path: Path, report: Callable[[str], None]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """File name without its suffix -> gray pixels uint8 [10000, 1024] and labels uint8 [10000]."""
   batches = {}
-  with download.reading(path):
-    for name, open_member in download.members(path, report):
+  with archives.reading(path):
+    for name, open_member in archives.members(path, report):
       stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix
       if stem not in FILES or suffix not in ("", ".bin"):
         continue

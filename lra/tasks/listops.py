@@ -7,14 +7,13 @@ per operator, digit and closing bracket; the parentheses of the released files a
 """
 
 import csv
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from lra import download
+from lra import archives
 from lra.errors import UserError
 from lra.tasks.task import SPLITS, Examples, Prepared, Task, majority_baseline, pack
 
@@ -87,20 +86,20 @@ def prepare(
   limits = Limits(min_length, max_length, max_depth, max_args)
   if raw_dir is not None:
     folder = _released_folder(Path(raw_dir))
-    archive = download.find(raw_dir, *download.LRA_ARCHIVES)
+    archive = archives.find(raw_dir, *archives.LRA)
     if folder is None and archive is None:
-      report(f"listops: no {FILES['train']} under {raw_dir}: generating")
+      report(f"listops: no {FILES['train']} under {raw_dir}: generating\n")
     elif limits != LRA:
-      report(f"listops: {folder or archive} is not used, it has {LRA}: generating")
+      report(f"listops: {folder or archive} is not used, it has {LRA}: generating\n")
     elif folder is None:
-      Path(cache_dir).mkdir(parents=True, exist_ok=True)
-      with tempfile.TemporaryDirectory(dir=cache_dir) as unpacked:
-        known = lambda name: PurePosixPath(name).name in FILES.values()
-        target = lambda name: PurePosixPath(name).name if known(name) else None
-        download.unpack(archive, target, Path(unpacked), report)
-        return _read_release(Path(unpacked), report)
+      known = lambda name: PurePosixPath(name).name in FILES.values()
+      target = lambda name: PurePosixPath(name).name if known(name) else None
+      with archives.unpacked(archive, target, Path(cache_dir), report) as unpacked:
+        if _released_folder(unpacked):
+          return _read_release(unpacked, archive.name, report)
+      report(f"listops: {archive} has no {FILES['train']}: generating\n")
     else:
-      return _read_release(folder, report)
+      return _read_release(folder, "unpacked", report)
   return _generate(limits, dict(zip(SPLITS, (train, validation, test), strict=True)), seed, report)
 
 
@@ -112,7 +111,8 @@ def _released_folder(raw_dir: Path) -> Path | None:
   return None
 
 
-def _read_release(folder: Path, report: Callable[[str], None]) -> Prepared:
+def _read_release(folder: Path, source: str, report: Callable[[str], None]) -> Prepared:
+  """The files in `folder`; `source` says what they came in."""
   for name in FILES.values():
     if not (folder / name).is_file():
       raise UserError(
@@ -123,9 +123,10 @@ def _read_release(folder: Path, report: Callable[[str], None]) -> Prepared:
   for split, name in FILES.items():
     report(f"listops: reading {folder / name}")
     splits[split] = pack(*zip(*_rows(folder / name), strict=True))
-    hashes[name] = download.digest(folder / name)
+    hashes[name] = archives.digest(folder / name)
   _check_sizes(folder, {split: len(splits[split].labels) for split in SPLITS})
-  return Prepared(splits, {"origin": "released files", "sha256": hashes})
+  origin = {"origin": "released files", "file": source, "published": None}  # no known checksum
+  return Prepared(splits, origin | {"sha256": hashes})
 
 
 def _check_sizes(folder: Path, sizes: dict[str, int]) -> None:

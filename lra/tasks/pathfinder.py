@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from lra import download
+from lra import archives
 from lra.errors import UserError
 from lra.tasks.pathfinder_markers import REACH, baselines
 from lra.tasks.task import SPLITS, Examples, Prepared, Task
@@ -26,7 +26,7 @@ DIFFICULTIES = {
   "intermediate": "curv_contour_length_9",
   "hard": "curv_contour_length_14",
 }
-FOLDERS = (".", "lra_release", "lra_release/lra_release")
+FOLDERS = (".", "pathfinder", "lra_release", "lra_release/lra_release")
 KNOWN_EMPTY = "pathfinder32/curv_baseline/imgs/0/sample_172.png"  # as released
 RELEASED = 200_000  # images of each resolution and difficulty
 
@@ -66,7 +66,7 @@ def prepare(
   with contextlib.ExitStack() as stack:
     folder = None
     if raw_dir is not None and not lra_quirks:
-      report(f"pathfinder: {raw_dir} is not used, lra_quirks is False: generating")
+      report(f"pathfinder: {raw_dir} is not used, lra_quirks is False: generating\n")
     elif raw_dir is not None:
       folder = _released_folder(Path(raw_dir), name, Path(cache_dir), stack, report)
     if folder is None:
@@ -87,18 +87,17 @@ def _released_folder(
 ) -> Path | None:
   """The folder `name` of the release, out of its archive if need be, for as long as `stack` lasts."""
   found = [folder for parent in FOLDERS if (folder := raw_dir / parent / name).is_dir()]
-  archive = download.find(raw_dir, *download.LRA_ARCHIVES)
+  archive = archives.find(raw_dir, *archives.LRA)
   if not found and archive:
-    unpacked = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=cache_dir)))
 
     def target(member: str) -> str | None:
       at = f"/{member}".find(f"/{name}/")
       return None if at < 0 or ".." in PurePosixPath(member).parts else member[at:]
 
-    download.unpack(archive, target, unpacked, report)
+    unpacked = stack.enter_context(archives.unpacked(archive, target, cache_dir, report))
     found = [folder for folder in (unpacked / name,) if folder.is_dir()]
   if not found:
-    report(f"pathfinder: no {name} under {raw_dir}: generating")
+    report(f"pathfinder: no {name} under {raw_dir}: generating\n")
   return next(iter(found), None)
 
 
@@ -129,7 +128,7 @@ def _read_release(
   for file, label, where in _records(folder):
     known = f"{name}/{file}" == KNOWN_EMPTY and (folder / file).is_file()
     if known and (folder / file).stat().st_size == 0:
-      report(f"pathfinder: {folder / file} is empty, as released: skipped")
+      report(f"pathfinder: {folder / file} is empty, as released: skipped\n")
       skipped.append(file)
     else:
       records.append((file, label, where))
@@ -139,7 +138,8 @@ def _read_release(
   parts = zip(SPLITS, (order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]), strict=True)
   parts = {split: part[: sizes[split]] for split, part in parts}
   chosen = [records[i] for part in parts.values() for i in part]
-  source = {"origin": "released files", "folder": name, "images": len(records), "seed": seed}
+  source = {"origin": "released files", "folder": name, "published": None}
+  source |= {"images": len(records), "seed": seed}
   source |= {"skipped": skipped, "sizes": {split: len(part) for split, part in parts.items()}}
 
   def images():
@@ -169,7 +169,7 @@ def _records(folder: Path) -> Iterator[tuple[str, int, str]]:
   The metadata are lines of text in files named .npy (subpath, filename, index, label, ...), or real
   .npy arrays of such rows, as the published generator writes them.
   """
-  files = sorted((folder / "metadata").glob("*.npy"))
+  files = sorted((folder / "metadata").glob("[!.]*.npy"))  # a Mac adds ._NAME
   if not files:
     raise UserError(f"pathfinder: no .npy files in {folder / 'metadata'}; {_MEND}")
   for file in files:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from lra import download
+from lra import archives, download
 from lra.errors import UserError
+from lra.progress import once_a_second
 from lra.tasks.task import SPLITS, Examples, Prepared, Task, fingerprints, majority_baseline, pack
 
 RELEASE = dataclasses.replace(
@@ -32,10 +33,12 @@ PAIRS = {"train": 147_086, "validation": 18_090, "test": 17_437}  # in LRA's fil
 FOLDERS = (
   ".",
   "tsv_data",
+  "aan",
   "lra_release",
   "lra_release/tsv_data",
   "lra_release/lra_release/tsv_data",
 )
+CORPUS = ("documents.jsonl.xz", "documents.jsonl")
 NEGATIVES = (
   "the links of each split with their cited ends permuted among themselves, none of them a link of "
   "the corpus in either direction: each document is in as many negatives as positives of a split"
@@ -58,22 +61,28 @@ def prepare(
   raw = Path(raw_dir) if raw_dir else None
   folders = [raw / folder for folder in FOLDERS] if raw else []
   loose = next((f for f in folders if any((f / file).exists() for file in FILES.values())), None)
-  archive = download.find(raw, *download.LRA_ARCHIVES)
-  corpus = download.find(raw, "aan/documents.jsonl.xz", "aan/documents.jsonl")
-  if not loose and not archive and corpus:
+  archive = archives.find(raw, *archives.LRA)
+  corpus = archives.find(raw, *CORPUS, *(f"aan/{name}" for name in CORPUS))
+  path = loose or archive
+  splits = _released(path, max_length, report) if path else {}
+  if path and not splits:
+    report(f"retrieval: {path} has no {FILES['train']}\n")
+  if not splits and corpus:
     return _rebuilt(corpus, max_length, seed, report)
-  path = (
-    loose or archive or download.fetch(RELEASE, raw_dir=raw_dir, cache_dir=cache_dir, report=report)
-  )
-  splits = _released(path, max_length, report)
+  if not splits:
+    path = download.fetch(RELEASE, raw_dir=raw_dir, cache_dir=cache_dir, report=report)
+    splits = _released(path, max_length, report)
   return Prepared(splits, download.describe(path, "LRA release", files="new_aan_pairs.*.tsv"))
 
 
 def _released(path: Path, max_length: int, report: Callable[[str], None]) -> dict[str, Examples]:
-  """LRA's pairs, from the folder of the three files or from the release, read in one pass."""
+  """LRA's pairs, from the folder of the three files or from the release, read in one pass.
+
+  Empty if there is none of the files; UserError if there is one of them and not all.
+  """
   splits = {}
-  say = download.once_a_second(report)
-  with download.reading(path):
+  say = once_a_second(report)
+  with archives.reading(path):
     for name, open_file in _files(path, report):
       split = next((s for s, file in FILES.items() if PurePosixPath(name).name == file), None)
       if split:
@@ -81,7 +90,8 @@ def _released(path: Path, max_length: int, report: Callable[[str], None]) -> dic
           splits[split] = _parse(lines, f"{name} of {path}", split, max_length, say)
       if len(splits) == len(FILES):
         break
-  if missing := [FILES[split] for split in SPLITS if split not in splits]:
+  missing = [FILES[split] for split in SPLITS if split not in splits]
+  if splits and missing:
     raise UserError(f"{path} has no {', '.join(missing)}: get {RELEASE.url} again")
   return splits
 
@@ -89,7 +99,7 @@ def _released(path: Path, max_length: int, report: Callable[[str], None]) -> dic
 def _files(path: Path, report: Callable[[str], None]) -> Iterator[tuple[str, Callable[[], Any]]]:
   """(name, open) of the files that may be LRA's; of a folder, not of what lies below it."""
   if path.is_file():
-    yield from download.members(path, report)
+    yield from archives.members(path, report)
   else:
     for file in filter(Path.exists, (path / name for name in FILES.values())):
       yield file.name, lambda file=file: file.open("rb")
@@ -145,8 +155,8 @@ def _rebuilt(path: Path, max_length: int, seed: int, report: Callable[[str], Non
     labels = np.repeat([1, 0], len(positives))
     splits[split] = _examples(documents, pairs[order], labels[order])
   source = download.describe(path, "rebuilt from a citation corpus") | {
-    "file": f"aan/{path.name}",
-    "links_sha256": download.digest(links_path),
+    "file": f"{path.absolute().parent.name}/{path.name}",
+    "links_sha256": archives.digest(links_path),
     "seed": seed,
     "positives": f"{len(links)} linked pairs of documents, a mutual link once",
     "negatives": NEGATIVES,
@@ -158,7 +168,7 @@ def _corpus(path: Path, links_path: Path, max_length: int) -> tuple[list[bytes],
   """Distinct stored texts, and the linked pairs of them (citing, cited), each once [L, 2]."""
   fix = f"expected JSON lines with id and text in {path.name}, and links between these ids"
   texts, index = {}, {}  # stored bytes -> position; id -> position
-  with download.reading(path), (lzma.open if path.suffix == ".xz" else open)(path, "rb") as lines:
+  with archives.reading(path), (lzma.open if path.suffix == ".xz" else open)(path, "rb") as lines:
     for number, line in enumerate(lines, 1):
       try:
         document = json.loads(line)
@@ -168,7 +178,7 @@ def _corpus(path: Path, links_path: Path, max_length: int) -> tuple[list[bytes],
       if name in index or not text:
         raise UserError(f"line {number} of {path} repeats the id {name} or has no text: {fix}")
       index[name] = texts.setdefault(text, len(texts))
-  with download.reading(links_path), links_path.open(encoding="utf-8", errors="replace") as lines:
+  with archives.reading(links_path), links_path.open(encoding="utf-8", errors="replace") as lines:
     rows = [line.rstrip("\r\n").split("\t") for line in lines]
   for number, row in enumerate(rows, 1):
     if row != ["citing", "cited"] if number == 1 else len(row) != 2 or not index.keys() >= set(row):
@@ -207,6 +217,8 @@ def baselines(train: Examples, evaluated: Examples) -> dict[str, float]:
   """Majority class, and document popularity: how often either document was in a positive pair.
 
   The latter adds the log odds of the two documents in `train` (add-one; an unseen one counts 0).
+  Neither reads the graph, which tells more: papers that cite, or are cited by, a common third one
+  in `train` are linked themselves in most cases (79 % accuracy on the Anthology's test pairs).
   """
   position = {mark: i for i, mark in enumerate(fingerprints(train)[0])}
   counts = np.ones((2, len(position) + 1))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lra import download
+from lra import archives, download
 from lra.errors import UserError
 from lra.tasks.task import Examples, Prepared, Task, majority_baseline, pack
 
@@ -19,7 +19,9 @@ ARCHIVE = download.Remote(
   url="https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
   algorithm="sha256",
   checksum="c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
+  instead=", or the unpacked aclImdb/",
 )
+NAMES = (ARCHIVE.name, "aclImdb", "aclImdb_v1/aclImdb")
 CLASSES = ("neg", "pos")
 PER_CLASS = 12_500  # reviews of one class in one split
 MEMBER = re.compile(r"(?:^|/)(train|test)/([^/]+)/(\d+_\d+\.txt)$")
@@ -41,7 +43,7 @@ def prepare(
   """
   if not 0 <= validation_examples < 2 * PER_CLASS:
     raise UserError(f"validation_examples is {validation_examples}: set 0 to {2 * PER_CLASS - 1}")
-  path = download.find(raw_dir, ARCHIVE.name, "aclImdb")
+  path = archives.find(raw_dir, *NAMES, itself=("train/neg",))
   origin = "user's files" if path else "download"
   path = path or download.fetch(ARCHIVE, raw_dir=raw_dir, cache_dir=cache_dir, report=report)
   source = download.describe(path, origin, ARCHIVE)
@@ -65,8 +67,8 @@ def prepare(
 def _read(path: Path, report: Callable[[str], None]) -> dict[str, list[tuple[bytes, int]]]:
   """Split -> (review, label), sorted by label and file name."""
   found = {}
-  with download.reading(path):
-    for name, open_member in download.members(path, report):
+  with archives.reading(path):
+    for name, open_member in archives.members(path, report):
       match = MEMBER.search(name)
       if not match or match[2] == "unsup":
         continue

@@ -12,7 +12,7 @@ from tensorflow_datasets.core import hashing
 from tensorflow_datasets.core import utils as tfds_utils
 from tensorflow_datasets.core.download import checksums
 
-from lra import download
+from lra import archives
 from lra.errors import UserError
 from lra.tasks import image
 from lra.tasks.task import SPLITS, duplicates
@@ -99,7 +99,9 @@ def test_every_format_gives_the_same_examples(tmp_path, batches):
   for source, name in (("a/cifar-10-python.tar.gz", "d"), ("b/cifar-10-binary.tar.gz", "e")):
     with tarfile.open(tmp_path / source) as tar:
       tar.extractall(tmp_path / name, filter="data")
-  prepared = [prepare(tmp_path / name) for name in "abcde"]
+  raw = [tmp_path / name for name in "abcde"]
+  raw += [raw[3] / "cifar-10-batches-py", raw[4] / "cifar-10-batches-bin"]
+  prepared = [prepare(folder) for folder in raw]
   for split in SPLITS:
     for other in prepared[1:]:
       for got, expected in zip(other.splits[split], prepared[0].splits[split]):
@@ -108,6 +110,8 @@ def test_every_format_gives_the_same_examples(tmp_path, batches):
     "cifar-10-python.tar.gz",
     "cifar-10-binary.tar.gz",
     "cifar-10-python.tar.gz",
+    "cifar-10-batches-py/",
+    "cifar-10-batches-bin/",
     "cifar-10-batches-py/",
     "cifar-10-batches-bin/",
   ]
@@ -208,7 +212,7 @@ def test_binary_archive_is_downloaded_where_the_user_has_none(tmp_path, batches,
   there = dataclasses.replace(
     image.BINARY,
     url=(tmp_path / "published.tar.gz").as_uri(),
-    checksum=download.digest(tmp_path / "published.tar.gz"),
+    checksum=archives.digest(tmp_path / "published.tar.gz"),
   )
   monkeypatch.setattr(image, "BINARY", there)
   source = prepare(tmp_path).source
@@ -253,7 +257,7 @@ def test_least_squares_learns_a_linear_rule():
   assert scores["linear least squares on pixels"] > 0.9 > 0.3 > scores["majority class"]
 
 
-@pytest.mark.skipif(not download.find(RAW, *image.NAMES), reason="no CIFAR-10 in $LRA_RAW_DIR")
+@pytest.mark.skipif(not archives.find(RAW, *image.NAMES), reason="no CIFAR-10 in $LRA_RAW_DIR")
 def test_real_images(tmp_path):
   prepared = image.TASK.prepare(
     raw_dir=RAW, cache_dir=tmp_path, report=print, validation_examples=5000, resolution=32

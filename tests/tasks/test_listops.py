@@ -335,10 +335,23 @@ def test_release_is_read_from_its_archive(tmp_path):
   with tarfile.open(tmp_path / "packed/lra_release.gz", "w:gz") as tar:
     tar.add(tmp_path / "unpacked", "lra_release")
   packed, before = prepare(tmp_path / "packed"), prepare(tmp_path / "unpacked")
-  assert packed.source == before.source
+  assert packed.source == before.source | {"file": "lra_release.gz"}
   for split in SPLITS:
     for a, b in zip(packed.splits[split], before.splits[split], strict=True):
       np.testing.assert_array_equal(a, b)
+
+
+def test_archive_of_other_tasks_is_not_used_and_one_with_a_part_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(listops, "_generate", lambda *args: "generated")
+  archive, lines = tmp_path / "lra_release", []  # a plain tar
+  with tarfile.open(archive, "w") as tar:
+    tar.add(__file__, "lra_release/README")
+  assert prepare(tmp_path, lines.append) == "generated"
+  assert f"listops: {archive} has no basic_train.tsv: generating\n" in lines
+  with tarfile.open(archive, "w") as tar:
+    tar.add(__file__, "lra_release/listops-1000/basic_val.tsv")
+  with pytest.raises(UserError, match=f"{archive}/basic_train.tsv is missing"):
+    prepare(tmp_path)
 
 
 @pytest.mark.parametrize(

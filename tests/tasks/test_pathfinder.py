@@ -474,7 +474,7 @@ def test_metadata_may_be_a_real_array(release, tmp_path, dtype):
   assert numbers(read(tmp_path)) == before
 
 
-@pytest.mark.parametrize("folder", ["", "lra_release"])
+@pytest.mark.parametrize("folder", ["", "lra_release", "pathfinder"])
 def test_release_may_lie_less_deep(release, tmp_path, folder):
   (tmp_path / "raw" / folder).mkdir(exist_ok=True)
   os.rename(release.parent, tmp_path / "raw" / folder / "pathfinder32")
@@ -492,7 +492,18 @@ def test_release_is_read_from_its_archive(release, tmp_path):
   assert prepared.source["sha256"] == before.source["sha256"]
   easy = prepare(tmp_path, raw_dir=packed, difficulty="easy")
   assert easy.source["origin"] == "generated"
-  assert list((tmp_path / "cache").iterdir()) == []
+  assert [path.name for path in (tmp_path / "cache").iterdir()] == [".unpacked.lock"]
+  (release / "imgs/0/sample_3.png").write_bytes(b"")
+  with tarfile.open(packed / "lra_release.gz", "w:gz") as tar:
+    tar.add(tmp_path / "raw/lra_release", "lra_release")
+  with pytest.raises(UserError, match="packed/lra_release.gz/pathfinder32/.*/sample_3.png: empty"):
+    prepare(tmp_path, raw_dir=packed)
+
+
+def test_what_a_mac_adds_is_no_metadata(release, tmp_path):
+  before = read(tmp_path).source
+  (release / "metadata/._0.npy").write_bytes(b"\x00\x05\x16\x07\xff")
+  assert read(tmp_path).source == before
 
 
 def test_release_without_this_difficulty_is_not_used(release, tmp_path):

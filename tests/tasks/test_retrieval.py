@@ -10,7 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from lra import download
+from lra import archives
 from lra.errors import UserError
 from lra.tasks import retrieval
 from lra.tasks.task import SPLITS, duplicates, pack
@@ -121,6 +121,17 @@ def test_incomplete_release_is_a_user_error(tmp_path, released):
   (tmp_path / "other/lra_release.gz").write_bytes(b"\x1f\x8b\x08 no gzip")
   with pytest.raises(UserError, match="lra_release.gz is truncated or corrupt"):
     prepare(tmp_path / "other")
+
+
+def test_archive_of_other_tasks_gives_way_to_a_corpus(tmp_path, links):
+  raw = corpus(tmp_path, links).parent.parent
+  expected = prepare(raw).source
+  write_release(raw / "lra_release.gz", {})
+  assert prepare(raw).source == expected
+  assert prepare(raw / "aan").source == expected
+  (raw / "aan").rename(raw / "elsewhere")
+  with pytest.raises(UserError, match="get lra_release.gz from"):
+    prepare(raw)
 
 
 def test_user_with_nothing_is_told_what_to_get(tmp_path):
@@ -272,7 +283,7 @@ def test_popularity_baseline_follows_documents_by_their_bytes():
 
 
 @pytest.mark.skipif(
-  not download.find(RAW, "aan/documents.jsonl.xz"), reason="no citation corpus in $LRA_RAW_DIR"
+  not archives.find(RAW, "aan/documents.jsonl.xz"), reason="no citation corpus in $LRA_RAW_DIR"
 )
 def test_real_corpus(tmp_path):
   prepared = retrieval.TASK.prepare(

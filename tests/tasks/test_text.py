@@ -10,7 +10,7 @@ import pytest
 from tensorflow_datasets.core import utils as tfds_utils
 from tensorflow_datasets.core.download import checksums
 
-from lra import download
+from lra import archives
 from lra.errors import UserError
 from lra.tasks import text
 from lra.tasks.task import SPLITS, pack
@@ -70,6 +70,18 @@ def test_archive_is_read_byte_for_byte_in_name_order(tmp_path, files):
   assert prepared.source["validation"] == "the test split"
   assert prepared.source["file"] == "aclImdb_v1.tar.gz" and not prepared.source["published"]
   assert prepared.source["origin"] == "user's files"
+
+
+@pytest.mark.parametrize(
+  "folder, below", [("aclImdb", ""), ("", ""), ("a", "a"), ("aclImdb_v1/aclImdb", "")]
+)
+def test_unpacked_reviews_are_found(tmp_path, files, folder, below):
+  for name, data in files.items():
+    file = tmp_path / "raw" / folder / name.removeprefix("aclImdb/")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+  prepared = prepare(tmp_path / "raw" / below, validation_examples=2)
+  assert len(prepared.splits["train"].labels) == 6 and prepared.source["origin"] == "user's files"
 
 
 def test_folder_and_reordered_archive_give_the_same_splits(tmp_path, files):
@@ -134,7 +146,7 @@ def test_wrong_contents_are_user_errors(tmp_path, files):
 
 def test_archive_is_downloaded_where_the_user_has_none(tmp_path, files, monkeypatch):
   write_tar(tmp_path / "published.tar.gz", files)
-  sha256 = download.digest(tmp_path / "published.tar.gz")
+  sha256 = archives.digest(tmp_path / "published.tar.gz")
   there = dataclasses.replace(
     text.ARCHIVE, url=(tmp_path / "published.tar.gz").as_uri(), checksum=sha256
   )
@@ -169,7 +181,7 @@ def test_naive_bayes_learns_bytes_that_tell():
 
 
 @pytest.mark.skipif(
-  not download.find(RAW, text.ARCHIVE.name, "aclImdb"), reason="no IMDB in $LRA_RAW_DIR"
+  not archives.find(RAW, text.ARCHIVE.name, "aclImdb"), reason="no IMDB in $LRA_RAW_DIR"
 )
 def test_real_reviews(tmp_path):
   prepared = text.TASK.prepare(
