@@ -161,7 +161,8 @@ def attempt(
       with clock.pause("evaluation"):
         check_finite()
         measured = validate(state.params)
-        run.log(t, {f"validation/{name}": value for name, value in measured.items()})
+        peak = {"time/peak_memory_gigabytes": records.peak_memory_gigabytes()}
+        run.log(t, {f"validation/{name}": value for name, value in measured.items()} | peak)
         if config.train.select == "last" or measured["accuracy"] > float(best.accuracy):
           best = step.Best.of(state, measured["accuracy"])
       progress.line(results.evaluation_line(t, measured, best))
@@ -193,7 +194,7 @@ def attempt(
     best=best,
     restarts=run.attempt,
     baselines=task.baselines(data.splits["train"], data.splits["test"]),
-    rates=run.rates(),
+    metrics=run.metrics(),
     clock=clock,
   )
   run.finish(result)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
+from configs.lra.base import complete
 from lra import batches, checkpoint, command, devices, optim, step, store, tasks
 from lra.errors import UserError
 from models.attention import ATTENTION
@@ -58,7 +59,7 @@ class Layer(NamedTuple):
 def load(run: Path, data_dir: Path, raw_dir: Path | None, report: Any) -> Trained:
   """The best parameters of a run so far, and its data. Raises UserError without a checkpoint."""
   try:
-    config = ConfigDict(json.loads((run / "config.json").read_text()))
+    config = ConfigDict(complete(json.loads((run / "config.json").read_text())))
   except (OSError, ValueError):
     raise UserError(f"{run} is not a run: it has no config.json that can be read") from None
   if not (run / "checkpoints").is_dir():

@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.lra.base import base
-from lra import command
+from configs.lra.base import complete
+from lra import command, records
 from lra.errors import UserError
 
 FORMAT = 1
 POINTS = 200  # of a curve
-RESULT = ("test", "validation", "plateau", "restarts", "baselines", "steps", "parameters", "data")
+RESULT = (
+  *("test", "validation", "plateau", "restarts", "baselines", "steps", "parameters", "data"),
+  *("time", "peak_memory_gigabytes"),
+)
 CURVES = {
   "train": ("train/loss", "train/accuracy"),
   "validation": ("validation/loss", "validation/accuracy"),
@@ -29,6 +32,8 @@ def record(folder: Path) -> dict[str, Any]:
     _read(folder / name) for name in ("config.json", "environment.json", "result.json")
   )
   metrics = _metrics(folder / "metrics.jsonl")
+  if missing := [key for key in RESULT if key not in result]:
+    raise UserError(f"{folder / 'result.json'} has no {', '.join(missing)}; run it again")
   values = _flags(folder, environment)
   recipe, preset = command.recipe(values)
   made = {
@@ -40,9 +45,7 @@ def record(folder: Path) -> dict[str, Any]:
     "seed": config["seed"],
     "overrides": command.overrides(values),
     "command": _command(values, recipe, preset),
-    **{key: result[key] for key in RESULT if key in result},
-    "time": result["time"],
-    "peak_memory_gigabytes": result["peak_memory_gigabytes"],
+    **{key: result[key] for key in RESULT},
     "config": config,
     "environment": {k: v for k, v in environment.items() if k != "command"},
     "curve": {
@@ -50,8 +53,10 @@ def record(folder: Path) -> dict[str, Any]:
       for name, keys in CURVES.items()
     },
   }
-  compared = made | {"config": complete(made)}
+  compared = made | {"config": complete(config)}
   wrong = disagreements(compared, result, metrics, json.loads(values.config.to_json()))
+  if environment.get("data", result["data"]["digest"]) != result["data"]["digest"]:
+    wrong.append("the data of result.json are not those of environment.json")
   if len(list(folder.glob("metrics.attempt*.jsonl"))) != result.get("restarts", 0):
     wrong.append("the restarts in result.json are not those of the metrics files")
   if wrong:
@@ -82,6 +87,9 @@ def disagreements(
     wrong.append("the steps of metrics.jsonl do not rise")
   if max((m["step"] for m in metrics), default=0) != result["steps"]:
     wrong.append("metrics.jsonl does not end where result.json does")
+  rates = records.rates(metrics).items()
+  if not all(math.isclose(result["time"].get(name, 0), rate, rel_tol=1e-6) for name, rate in rates):
+    wrong.append("the speed of result.json is not the median of metrics.jsonl")
   selected = evaluations.get(result["validation"]["step"])
   if selected is None:
     wrong.append(f"no evaluation at step {result['validation']['step']} in metrics.jsonl")
@@ -89,8 +97,15 @@ def disagreements(
     selected["validation/accuracy"], result["validation"]["accuracy"], abs_tol=1e-6
   ):
     wrong.append("the validation accuracy of result.json is not that of metrics.jsonl")
+  elif config["train"]["select"] == "best" and any(
+    m["validation/accuracy"] > selected["validation/accuracy"] + 1e-6 for m in evaluations.values()
+  ):
+    wrong.append("metrics.jsonl has a better evaluation than the one selected")
   if not 0 <= result["test"]["accuracy"] <= 1 or not math.isfinite(result["test"]["loss"]):
     wrong.append("the test result is impossible")
+  right = result["test"]["accuracy"] * result["test"]["examples"]
+  if abs(right - round(right)) > 0.01:
+    wrong.append(f"{result['test']['examples']} test examples cannot give such an accuracy")
   return wrong
 
 
@@ -132,17 +147,7 @@ def read(path: Path) -> dict[str, Any]:
   made = _read(path)
   if made.get("format") != FORMAT or made.get("sha256") != digest(made):
     raise UserError(f"{path} is not as scripts/export_run.py wrote it; export the run again")
-  return made | {"config": complete(made)}
-
-
-def complete(made: Mapping[str, Any]) -> dict[str, Any]:
-  """The config of a record, with the keys that came after it was written at their defaults."""
-  return _over(base(made["task"], made["attention"]).to_dict(), made["config"])
-
-
-def _over(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-  both = {k: v for k, v in defaults.items() if k in config and isinstance(v, Mapping)}
-  return {**defaults, **config, **{k: _over(v, config[k]) for k, v in both.items()}}
+  return made | {"config": complete(made["config"])}
 
 
 def read_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -159,10 +164,10 @@ def read_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _flags(folder: Path, environment: Mapping[str, Any]) -> Any:
   """The flags of the run's command."""
-  program, *arguments = shlex.split(environment["command"])
+  program, *arguments = shlex.split(environment.get("command", "an unknown program"))
   if program != "train.py":
     raise UserError(f"{folder} was made by {program}; only runs of train.py can be exported")
-  arguments = [re.sub(r"^(--?config=)?/.*/(configs/lra/)", r"\1\2", a) for a in arguments]
+  arguments = [re.sub(r"^(--?config=)?[^=]*/(configs/lra/)", r"\1\2", a) for a in arguments]
   try:
     return command.read(arguments)
   except UserError as error:

@@ -84,7 +84,10 @@ class Training(submitit.helpers.Checkpointable):
 
 
 class InProcess:
-  """train.py in this very process, where a debugger can follow it; returns what Training does."""
+  """train.py in this very process, where a debugger can follow it; returns what Training does.
+
+  Such a run is no result: its peak memory is that of all the runs before it, too.
+  """
 
   def __init__(self, cell: Cell, _: Mapping[str, str | None]) -> None:
     self.arguments, self.log = cell.arguments, cell.log
@@ -92,12 +95,14 @@ class InProcess:
   def __call__(self) -> tuple[int, bool]:
     import train  # the script above this package, which has flags of its own
 
-    before, sys.argv = sys.argv, ["train.py", *self.arguments]
+    before, sys.argv = sys.argv, ["debugged_train.py", *self.arguments]
     self.log.unlink(missing_ok=True)
     try:
-      with contextlib.chdir(sweep.ROOT):
+      with open(self.log.with_suffix(".lock"), "w") as lock, contextlib.chdir(sweep.ROOT):
+        if not _locked(lock.fileno()):
+          raise UserError("another process is at this run; try again when it has ended")
         code = train.main(command.define_flags(flags.FlagValues()))
-    except UserError as error:  # any other one is for the debugger
+    except (UserError, OSError) as error:  # any other one is for the debugger
       self.log.write_text(f"error: {error}\n")
       code = 1
     finally:

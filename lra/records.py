@@ -13,13 +13,14 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
 
+from configs.lra.base import complete
 from lra.errors import UserError
 
 
@@ -38,7 +39,8 @@ class Run:
       raise UserError(
         f"cannot write to {folder}: {error.strerror}; choose another folder with --workdir"
       ) from error
-    if known is not None and (difference := _difference(known, json.loads(json.dumps(config)))):
+    now = json.loads(json.dumps(config))
+    if known is not None and (difference := _difference(complete(known), now)):
       raise UserError(
         f"{folder} holds a run of another config ({'; '.join(difference)}); "
         "choose another --workdir, or delete it to start anew"
@@ -87,14 +89,9 @@ class Run:
       if math.isfinite(value):
         self._events.add_scalar(name, value, step)
 
-  def rates(self) -> dict[str, float]:
-    """Median rates over all log lines of the run, sessions before this one included."""
-    lines = [json.loads(line) for line in _lines(self.folder / "metrics.jsonl")]
-    names = ("time/examples_per_second", "time/tokens_per_second")
-    return {
-      name.removeprefix("time/"): statistics.median(line[name] for line in lines if name in line)
-      for name in names
-    }
+  def metrics(self) -> list[dict[str, float]]:
+    """All log lines of this attempt, those of sessions before this one included."""
+    return [json.loads(line) for line in _lines(self.folder / "metrics.jsonl")]
 
   def finish(self, result: Mapping[str, Any]) -> None:
     """Writes result.json, which marks the run as finished, and closes the logs."""
@@ -104,6 +101,16 @@ class Run:
   def close(self) -> None:
     if self._events is not None:
       self._events.close()
+
+
+def rates(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """Median rates over log lines."""
+  lines = [line for line in metrics if "time/examples_per_second" in line]
+  return {
+    name: statistics.median(line[f"time/{name}"] for line in lines)
+    for name in ("examples_per_second", "tokens_per_second")
+    if lines
+  }
 
 
 def environment() -> dict[str, Any]:
@@ -123,14 +130,19 @@ def environment() -> dict[str, Any]:
   }
 
 
-def peak_memory_gigabytes() -> float:
-  """Peak memory of the first device, or of this process on a CPU."""
+def peak_memory_gigabytes(metrics: Sequence[Mapping[str, float]] = ()) -> float:
+  """Peak memory of the first device, or of this process on a CPU, or what `metrics` had before."""
+  before = max((line.get("time/peak_memory_gigabytes", 0.0) for line in metrics), default=0.0)
+  return max(before, _peak_memory() / 1e9)
+
+
+def _peak_memory() -> int:
   stats = jax.devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
-    return stats["peak_bytes_in_use"] / 1e9
+    return stats["peak_bytes_in_use"]
   import resource
 
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _git(*args: str) -> str | None:

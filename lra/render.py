@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from lra.errors import UserError
 from lra.table import FEW, PUBLISHED, SOURCE, TASKS, Row, Score, Table
@@ -20,6 +21,7 @@ NAMES = {
   "cosformer": "cosFormer",
 }
 MARKERS = "<!-- results -->", "<!-- /results -->"
+WELCH = ", or Welch's where the seeds do not pair (n + m)"
 NOTHING = "No finished run has been exported to `results/` yet."
 
 
@@ -77,7 +79,7 @@ def _plain(figures: dict[str, float | None], tasks: Sequence[str]) -> list[str]:
 
 
 def significance(table: Table) -> tuple[list[str], list[list[str]]]:
-  """Header and rows of text: a row for each pair of mechanisms that share seeds."""
+  """Header and rows of text: a row for each pair of mechanisms with several seeds each."""
   columns = (*table.tasks, "average")
   found = {(d.first, d.second, d.task): d for d in table.differences}
   pairs = dict.fromkeys((d.first, d.second) for d in table.differences)
@@ -86,7 +88,8 @@ def significance(table: Table) -> tuple[list[str], list[list[str]]]:
     cells = []
     for task in columns:
       d = found.get((i, j, task))
-      p = "" if d is None else " (no p)" if d.p is None else f" (p {_p(d.p)}, {d.seeds})"
+      count = "" if d is None else " + ".join(map(str, d.seeds))
+      p = "" if d is None else f" ({'no p' if d.p is None else f'p {_p(d.p)}'}, {count})"
       cells.append("–" if d is None else f"{d.mean:+.2f}{p}")
     rows.append([f"{title(table.rows[j])} − {title(table.rows[i])}", *cells])
   return ["difference (p, seeds)", *map(name, columns)], rows
@@ -108,9 +111,16 @@ def notes(table: Table) -> list[str]:
   resized = ", ".join(map(name, table.resized))
   significant = sum(d.p is not None and d.p < 0.05 for d in table.differences)
   tested = sum(d.p is not None for d in table.differences)
+  welch = any(len(d.seeds) > 1 for d in table.differences)
+  restarted = [
+    f"{title(row)} on {name(task)}, {count} of {len(row.cells[task].by_seed)}"
+    for row in table.rows
+    for task, count in row.restarted.items()
+  ]
   return [
     f"Mean ± standard deviation over seeds; * fewer than {FEW} seeds; – not run.",
     *([f"† Runs no better than the commonest label: {'; '.join(stuck)}."] if stuck else []),
+    *([f"Started again from another seed: {'; '.join(restarted)}."] if restarted else []),
     *([f"Best trivial baseline: {', '.join(baselines)}."] if baselines else []),
     f"Published: {SOURCE}; its Transformer and Linear Transformer rows are those of Tay et al., "
     "Long Range Arena, arXiv 2011.04006."
@@ -119,10 +129,11 @@ def notes(table: Table) -> list[str]:
       if resized
       else ""
     ),
-    f"Significance: two-sided t-test paired over seeds, Holm's correction; {significant} of {tested} "
-    "tests below 0.05."
+    f"Significance: two-sided t-test paired over seeds{WELCH * welch}, Holm's correction; "
+    f"{significant} of {tested} tests below 0.05."
     if tested
-    else "Significance: nothing to test, no two mechanisms share two seeds.",
+    else "Significance: nothing to test, "
+    + ("no difference varies." if table.differences else "no two mechanisms have two seeds each."),
     *(
       [f"The mechanisms had different recipes on {', '.join(map(name, table.unlike))}."]
       if table.unlike
@@ -216,7 +227,7 @@ def comma_separated(tables: Iterable[Table]) -> str:
         writer.writerow([*head, *map(_csv, numbers), "", made_of])
     for d in table.differences:
       pair = f"{title(table.rows[d.second])} - {title(table.rows[d.first])}"
-      numbers = (_csv(d.mean), "", d.seeds, "", _csv(d.p))
+      numbers = (_csv(d.mean), "", " + ".join(map(str, d.seeds)), "", _csv(d.p))
       writer.writerow([table.preset, "difference", pair, "", d.task, *numbers, ""])
     for task, (baseline, value) in table.baselines.items():
       head = (table.preset, "baseline", baseline, "", task)
@@ -234,10 +245,23 @@ def _csv(value: float | None) -> str:
 def as_json(tables: Iterable[Table]) -> str:
   """Everything, in full."""
   content = {
-    "tables": [dataclasses.asdict(table) for table in tables],
+    "tables": [_json(table) for table in tables],
     "published": {"source": SOURCE, "accuracy": PUBLISHED},
   }
   return json.dumps(content, indent=1) + "\n"
+
+
+def _json(table: Table) -> dict[str, Any]:
+  content = dataclasses.asdict(table)
+  for row, made in zip(table.rows, content["rows"]):
+    made["cells"] = {task: _score(score) for task, score in row.cells.items()}
+    made["average"] = row.average and _score(row.average)
+  return content
+
+
+def _score(score: Score) -> dict[str, Any]:
+  by_seed = {} if -1 in score.by_seed else {"by_seed": dict(score.by_seed)}
+  return {"mean": score.mean, "std": score.std, **by_seed}
 
 
 FORMATS = {"markdown": markdown, "latex": latex, "csv": comma_separated, "json": as_json}

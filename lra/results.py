@@ -1,6 +1,6 @@
 """The result of a run as JSON, and what a run says in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def make(
   best: Best,
   restarts: int,
   baselines: Mapping[str, float],
-  rates: Mapping[str, float],
+  metrics: Sequence[Mapping[str, float]],
   clock: Clock,
 ) -> dict[str, Any]:
   """The content of result.json; accuracies in [0, 1], times in seconds (pauses: the last session's)."""
@@ -38,8 +38,8 @@ def make(
     "steps": int(state.step),
     "parameters": parameters(state),
     "data": {"origin": data.manifest["source"]["origin"], "digest": data.digest},
-    "time": {"seconds": clock.run, **rates, **clock.pauses},
-    "peak_memory_gigabytes": records.peak_memory_gigabytes(),
+    "time": {"seconds": clock.run, **records.rates(metrics), **clock.pauses},
+    "peak_memory_gigabytes": records.peak_memory_gigabytes(metrics),
   }
 
 

@@ -25,6 +25,7 @@ class Point:
   attention: str
   overrides: str
   speed: float  # training examples a second
+  speed_std: float | None  # over runs
   accuracy: float  # test, %
   std: float | None  # over seeds
   gigabytes: float  # peak memory
@@ -109,6 +110,7 @@ def average_points(records: Records) -> tuple[list[Point], list[str]]:
       Point(
         *key,
         speed=statistics.geometric_mean(p.speed for p in per_task),
+        speed_std=None,
         accuracy=statistics.mean(p.accuracy for p in per_task),
         std=statistics.stdev(means) if paired else None,
         gigabytes=statistics.mean(p.gigabytes for p in per_task),
@@ -123,9 +125,11 @@ def _by_seed(records: Records, task: str) -> dict[int, float]:
 
 def _point(key: tuple[str, str], records: Records) -> Point:
   scores = [100 * r["test"]["accuracy"] for r in records]
+  speeds = [r["time"]["examples_per_second"] for r in records]
   return Point(
     *key,
-    speed=statistics.mean(r["time"]["examples_per_second"] for r in records),
+    speed=statistics.mean(speeds),
+    speed_std=statistics.stdev(speeds) if len(speeds) > 1 else None,
     accuracy=statistics.mean(scores),
     std=statistics.stdev(scores) if len(scores) > 1 else None,
     gigabytes=statistics.mean(r["peak_memory_gigabytes"] for r in records),

@@ -7,32 +7,40 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from scipy import stats  # JAX needs it, too
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """Two mechanisms on the seeds they share."""
+  """Two mechanisms on one task."""
 
   first: int  # rows
   second: int
   task: str  # or "average"
-  seeds: int
+  seeds: tuple[int, ...]  # how many: of both where they pair, else of the first and the second
   mean: float  # of second - first, in points
-  p: float | None  # two-sided paired t-test, after Holm; None where there is none
+  p: float | None  # of a two-sided t-test, after Holm; None where nothing varies
 
 
 def differences(rows: Sequence[Any]) -> list[Difference]:
-  """All pairs of rows on all tasks where they share two seeds or more, with Holm's correction.
+  """All pairs of rows on all tasks where each has two seeds or more, with Holm's correction.
 
+  Runs pair where both rows have the same seeds and none was started again from another one.
   Mechanisms as they are, and pairs with an ablation among them, are two families of tests.
   """
   found = []
   for (i, a), (j, b) in itertools.combinations(enumerate(rows), 2):
     for task in (*dict.fromkeys([*a.cells, *b.cells]), "average"):
       x, y = (r.average if task == "average" else r.cells.get(task) for r in (a, b))
-      seeds = sorted(set(x.by_seed) & set(y.by_seed) - {-1}) if x and y else []
-      if len(seeds) > 1:
-        gaps = [y.by_seed[s] - x.by_seed[s] for s in seeds]
-        found.append(Difference(i, j, task, len(seeds), statistics.mean(gaps), paired(gaps)))
+      if x and y and min(len(x.by_seed), len(y.by_seed)) > 1:
+        tasks = a.cells if task == "average" else (task,)
+        pairs = x.by_seed.keys() == y.by_seed.keys()
+        pairs &= not any(t in row.restarted for t in tasks for row in (a, b))
+        one, two = ([score.by_seed[s] for s in sorted(score.by_seed)] for score in (x, y))
+        gaps = [v - u for u, v in zip(one, two)]
+        seeds = (len(one),) if pairs else (len(one), len(two))
+        p = paired(gaps) if pairs else unpaired(one, two)
+        found.append(Difference(i, j, task, seeds, y.mean - x.mean, p))
   plain = lambda d: not (rows[d.first].overrides or rows[d.second].overrides)
   corrected = {}
   for family in (True, False):
@@ -45,13 +53,14 @@ def differences(rows: Sequence[Any]) -> list[Difference]:
 
 
 def paired(gaps: Sequence[float]) -> float | None:
-  """p of the two-sided paired t-test for these differences; None without scipy or variance."""
-  spread = statistics.stdev(gaps)
-  if math.isclose(spread, 0, abs_tol=1e-12):
+  """p of the two-sided paired t-test for these differences; None where they are all the same."""
+  if math.isclose(statistics.stdev(gaps), 0, abs_tol=1e-12):
     return None
-  try:
-    from scipy import stats  # JAX needs it, too
-  except ImportError:
+  return float(stats.ttest_1samp(gaps, 0).pvalue)
+
+
+def unpaired(first: Sequence[float], second: Sequence[float]) -> float | None:
+  """p of Welch's two-sided t-test; None where neither varies."""
+  if all(math.isclose(statistics.stdev(x), 0, abs_tol=1e-12) for x in (first, second)):
     return None
-  t = statistics.mean(gaps) / (spread / math.sqrt(len(gaps)))
-  return float(2 * stats.t.sf(abs(t), len(gaps) - 1))
+  return float(stats.ttest_ind(first, second, equal_var=False).pvalue)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.lra.base import complete
 from lra import command, tasks
 from lra.errors import UserError
 from lra.progress import duration
@@ -60,11 +61,16 @@ def cells(
   keys that train.py would refuse, before anything runs.
   """
   grid = {key.removeprefix("config."): values for key, values in (grid or {}).items()}
+  given = {a.partition("=")[0].lstrip("-") for a in arguments}
   for key, option in (("seed", "--seeds"), ("model.attention", "--attentions")):
-    if key in grid or any(a.partition("=")[0] == f"--config.{key}" for a in arguments):
+    if key in grid or f"config.{key}" in given:
       raise UserError(f"config.{key} is what a sweep varies; use {option}")
-  if any(a.partition("=")[0].lstrip("-") in ("config", "workdir") for a in arguments):
+  if given & {"config", "workdir"}:
     raise UserError("a sweep chooses --config and --workdir; use --preset and --runs_dir")
+  if both := [key for key in grid if f"config.{key}" in given]:
+    raise UserError(
+      f"--grid varies {both[0]}, and --config.{both[0]} sets it: leave one of them out"
+    )
   chosen = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
   made = []
   for seed, name, attention, more in itertools.product(seeds, task_names, attentions, chosen):
@@ -104,7 +110,7 @@ def _recipe(task: str, attention: str, preset: str) -> tuple[str, ...]:
 def result(cell: Cell) -> dict[str, Any] | None:
   """What a finished run of this very config found, else None."""
   config, found = (_read(cell.folder / name) for name in ("config.json", "result.json"))
-  return found if config == cell.config else None
+  return found if config and complete(config) == cell.config else None
 
 
 def fraction(cell: Cell) -> float:

@@ -52,6 +52,7 @@ class Row:
   parameters: Mapping[str, int]  # by task
   sources: Mapping[str, tuple[str, ...]]  # by task: preset, revisions and data
   stuck: Mapping[str, int]  # runs that learned nothing, by task
+  restarted: Mapping[str, int]  # runs that were started again from another seed, by task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,14 +166,17 @@ def _table(records: Sequence[Mapping[str, Any]], mix: bool, full_size: Mapping) 
 
 
 def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) -> Row:
-  cells, parameters, sources, stuck = {}, {}, {}, {}
+  cells, parameters, sources, stuck, restarted = {}, {}, {}, {}, {}
   for task in dict.fromkeys(r["task"] for r in records):
     here = sorted((r for r in records if r["task"] == task), key=lambda r: r["seed"])
     name = f"{attention} on {task}"
     seeds = [r["seed"] for r in here]
     if twice := {seed for seed in seeds if seeds.count(seed) > 1}:
       names = ", ".join(r["name"] for r in here if r["seed"] in twice)
-      raise UserError(f"{name}: more than one run of seed {min(twice)} ({names}); take one away")
+      raise UserError(
+        f"{name}: more than one run of seed {min(twice)} ({names}), in one source or in two; "
+        "take one away"
+      )
     if not mix and any(_comparable(r) != _comparable(here[0]) for r in here):
       raise UserError(
         f"{name}: seeds {seeds} have different configs under the same name; --mix mixes them"
@@ -183,7 +187,9 @@ def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) 
     sources[task] = tuple(dict.fromkeys(part for parts in made_of for part in parts))
     if count := sum(bool(r.get("plateau")) for r in here):
       stuck[task] = count
-  return Row(attention, overrides, cells, _average(cells), parameters, sources, stuck)
+    if count := sum(r["restarts"] > 0 for r in here):
+      restarted[task] = count
+  return Row(attention, overrides, cells, _average(cells), parameters, sources, stuck, restarted)
 
 
 def _average(cells: Mapping[str, Score]) -> Score | None:

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lra import devices
 from models import heads
+from models.attention import ATTENTION
 
 LAYERS, WIDTH, HEADS, MLP, VOCABULARY, CLASSES = 4, 256, 4, 1024, 257, 2
 
@@ -215,7 +216,9 @@ def main() -> None:
   )
   parser.add_argument("what", choices=("pytorch", "scaling"))
   parser.add_argument("--repeats", type=int, default=5, help="of which the median is taken")
-  parser.add_argument("--attention", default="cosformer", help="for scaling")
+  parser.add_argument(
+    "--attention", choices=tuple(ATTENTION), default="cosformer", help="for scaling"
+  )
   parser.add_argument("--json", type=Path, help="write the rows there, too")
   args = parser.parse_args()
   if args.what == "pytorch":

@@ -36,6 +36,9 @@ def main() -> int:
       raise UserError("--update_readme shows all of results/, so it goes with no other option")
   records = export.read_all(args.source)
   kept = [r for r in records if not args.preset or r["preset"] in args.preset]
+  if records and not kept:
+    there = ", ".join(sorted({r["preset"] for r in records}))
+    raise UserError(f"no run of preset {', '.join(args.preset)}; there are runs of {there}")
   text = render.FORMATS[args.format](table.tables(kept, mix=args.mix, full_size=base.TASKS))
   if args.update_readme:
     readme = ROOT / "README.md"

@@ -42,7 +42,12 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument("--runs_dir", type=Path, help="of the runs' folders; default: runs")
   made.add_argument("--dry_run", action="store_true", help="print the commands and end")
   made.add_argument("--retries", type=int, default=0, help="of a failed run within this sweep")
-  made.add_argument("--cluster", choices=("local", "slurm", "debug"), default="local")
+  made.add_argument(
+    "--cluster",
+    choices=("local", "slurm", "debug"),
+    default="local",
+    help="debug: one after another in this process, for a debugger; not for results",
+  )
   made.add_argument(
     "--jobs", type=int, help="at a time; default: one a GPU, or 1; on Slurm no limit"
   )
@@ -51,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
   slurm.add_argument("--account")
   slurm.add_argument("--qos")
   slurm.add_argument("--constraint")
-  slurm.add_argument("--time", type=int, default=24 * 60, help="minutes; then a job is requeued")
+  slurm.add_argument("--time", type=int, help="minutes, then a job is requeued; default: a day")
   slurm.add_argument("--gpus", type=int)
   slurm.add_argument("--cpus", type=int)
   slurm.add_argument("--mem", type=float, help="gigabytes")
@@ -75,7 +80,7 @@ def pairs(texts: list[str], option: str) -> dict[str, str]:
 def slurm_options(args: argparse.Namespace) -> dict:
   """What submitit calls them."""
   options = {
-    "timeout_min": args.time,
+    "timeout_min": 24 * 60 if args.time is None else args.time,
     "gpus_per_node": args.gpus,
     "cpus_per_task": args.cpus,
     "mem_gb": args.mem,
@@ -97,6 +102,19 @@ def main() -> int:
   for argument in unknown:
     if not argument.startswith("--config."):
       raise UserError(f"unexpected argument {argument!r}; options of train.py come after --")
+  for option in (
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "time",
+    "gpus",
+    "cpus",
+    "mem",
+    "slurm",
+  ):
+    if args.cluster != "slurm" and getattr(args, option):
+      raise UserError(f"--{option} is for --cluster slurm, and this sweep would run right here")
   cells = sweep.cells(
     args.tasks,
     args.attentions,
@@ -112,7 +130,8 @@ def main() -> int:
     return 0
 
   progress, devices = Progress(), launch.gpus() if args.cluster != "slurm" else []
-  limit = args.jobs or (len(cells) if args.cluster == "slurm" else max(1, len(devices)))
+  limit = len(cells) if args.cluster == "slurm" else max(1, len(devices))
+  limit = limit if args.jobs is None else args.jobs
   if limit < 1:
     raise UserError(f"--jobs must be at least 1, not {limit}")
   going = jobs.Sweep(

@@ -45,7 +45,9 @@ def run_folder(folder, *given, accuracy=0.5, **changes):
   }
   lines = []
   for t in range(config["train"]["log_every"], steps + 1, config["train"]["log_every"]):
-    lines.append({"step": t, "train/loss": 2.0 - t / steps, "train/accuracy": 0.5 * t / steps})
+    rates = {"time/examples_per_second": 100.0, "time/tokens_per_second": 1000.0}
+    train = {"train/loss": 2.0 - t / steps, "train/accuracy": 0.5 * t / steps}
+    lines.append({"step": t, **train, **rates})
     if t % every == 0:
       lines.append({"step": t, "validation/loss": 1.6, "validation/accuracy": 0.55})
   folder.mkdir(parents=True)

@@ -107,9 +107,17 @@ def test_thin_keeps_both_ends_in_order(count):
     ("result", {"validation": {"accuracy": 0.9, "step": 3000}}, "validation accuracy of result"),
     ("result", {"validation": {"accuracy": 0.55, "step": 7}}, "no evaluation at step 7"),
     ("result", {"restarts": 1}, "the restarts"),
-    ("result", {"test": {"accuracy": 1.5, "loss": 1.0}}, "impossible"),
+    ("result", {"test": {"accuracy": 1.5, "loss": 1.0, "examples": 2000}}, "impossible"),
+    (
+      "result",
+      {"test": {"accuracy": 0.12345, "loss": 1.0, "examples": 2000}},
+      "2000 test examples",
+    ),
+    ("environment", {"data": "e" * 64}, "data of result.json are not those of environment.json"),
+    ("result", {"time": {"examples_per_second": 1e9}}, "speed of result.json is not the median"),
     ("config", {"data": {"buckets": 5}}, "config.data.buckets is 5, but the run's command gives 2"),
     ("environment", {"command": "pytest -q"}, "was made by pytest"),
+    ("environment", {"command": "debugged_train.py --config=x"}, "only runs of train.py"),
     ("environment", {"command": "train.py --config=configs/lra/none.py"}, "check out revision"),
     ("environment", {"device": "/dev/gpu of a person"}, "names this machine"),
   ],
@@ -118,6 +126,26 @@ def test_disagreement_is_refused(folder, name, changes, answer):
   change(folder, name, **changes)
   with pytest.raises(UserError, match=answer):
     export.record(folder)
+
+
+def test_missing_result_and_passed_over_evaluation_are_refused(folder):
+  metrics, result = folder / "metrics.jsonl", json.loads((folder / "result.json").read_text())
+  metrics.write_text(metrics.read_text().replace("0.55", "0.65", 1))
+  with pytest.raises(UserError, match="a better evaluation than the one selected"):
+    export.record(folder)
+  del result["data"], result["plateau"]
+  (folder / "result.json").write_text(json.dumps(result))
+  with pytest.raises(UserError, match="result.json has no plateau, data; run it again"):
+    export.record(folder)
+
+
+@pytest.mark.parametrize("prefix", ["../", "./", "/home/somebody/lra/", ""])
+def test_config_may_have_been_typed_from_anywhere(folder, prefix):
+  given = "train.py --config PREconfigs/lra/listops_cosformer.py:quick --config.seed=0"
+  change(folder, "environment", command=given.replace("PRE", prefix))
+  assert export.record(folder)["command"] == given.replace("PRE", "").replace(
+    "train", "python train", 1
+  )
 
 
 def test_metrics_of_another_run_are_refused(folder):

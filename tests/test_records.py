@@ -95,10 +95,19 @@ def test_rates_are_medians_and_finishing_is_final(tmp_path):
   for step, rate in enumerate((1.0, 100.0, 3.0)):
     run.log(step, {"time/examples_per_second": rate, "time/tokens_per_second": 2 * rate})
     run.log(step, {"validation/loss": float("nan")})
-  assert run.rates() == {"examples_per_second": 3.0, "tokens_per_second": 6.0}
+  rates = records.rates(run.metrics())
+  assert rates == {"examples_per_second": 3.0, "tokens_per_second": 6.0} and not records.rates([])
   run.finish({"test": {"accuracy": 0.5}})
   assert records.Run(tmp_path, CONFIG).result == {"test": {"accuracy": 0.5}}
   assert list(tmp_path.glob("*.tmp")) == [] and list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_peak_memory_is_that_of_all_sessions():
+  now = records.peak_memory_gigabytes()
+  assert 0.05 < now < 100
+  lines = [{"time/peak_memory_gigabytes": value} for value in (500.0, 800.0, 1.0)]
+  assert records.peak_memory_gigabytes([{"step": 1}, *lines]) == 800
+  assert now <= records.peak_memory_gigabytes(lines[2:]) < 500
 
 
 def test_restart_puts_the_metrics_aside(tmp_path):

@@ -172,7 +172,10 @@ def test_debug_sweep_trains_in_this_process(space, one_device, tmp_path, capsys)
   finished = run(cells).finished
   assert finished[cells[0]]["steps"] == 24 and "test accuracy" in capsys.readouterr().out
   kept = json.loads((cells[0].folder / "environment.json").read_text())["command"]
-  assert f"python {kept}" == cells[0].command and sys.argv is before
+  assert (
+    f"python {kept}" == cells[0].command.replace("train.py", "debugged_train.py", 1)
+    and sys.argv is before
+  )
   assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -66,7 +66,7 @@ def test_significance_is_the_paired_t_test_with_holms_correction():
   a, b = ACCURACY["softmax"], ACCURACY["cosformer"]
   p = stats.ttest_rel(b, a).pvalue
   for d in found:
-    assert d.seeds == 3 and d.mean == pytest.approx(100 * (sum(b) - sum(a)) / 3)
+    assert d.seeds == (3,) and d.mean == pytest.approx(100 * (sum(b) - sum(a)) / 3)
     assert d.p == pytest.approx(min(1, 6 * p))  # the same p six times
 
 
@@ -85,13 +85,34 @@ def test_holm_does_not_let_a_larger_p_become_the_smaller():
   assert found["retrieval"] == pytest.approx(max(raw["retrieval"], 2 * raw["text"]))
 
 
-def test_no_p_without_variance_and_no_difference_without_shared_seeds():
+def test_no_p_without_variance_and_no_difference_of_single_runs():
   assert significance.paired([1.0, 1.0, 1.0]) is None
   assert significance.paired([0.0, 0.0]) is None
+  assert significance.unpaired([1.0, 1.0], [2.0, 2.0]) is None
   assert 0 < significance.paired([1.0, 1.1]) < 1
-  apart = [record("text", "softmax", 0, 0.5), record("text", "linear", 1, 0.5)]
-  assert only(apart).differences == ()
-  assert "no two mechanisms share two seeds" in render.markdown([only(apart)])
+  make = lambda a, s, x: record("text", a, s, x)
+  alone = [make("softmax", 0, 0.5), make("linear", 0, 0.6)]
+  assert only(alone).differences == ()
+  assert "no two mechanisms have two seeds each" in render.markdown([only(alone)])
+  shifted = [
+    make(a, s, 0.5 + s / 8 + (a == "linear") / 4) for a in ("softmax", "linear") for s in (0, 1)
+  ]
+  text = render.markdown([only(shifted)])
+  assert "| +25.00 (no p, 2) |" in text and "nothing to test, no difference varies." in text
+
+
+@pytest.mark.parametrize("seeds, restarts", [((3, 4, 5), 0), ((0, 1, 5), 0), ((0, 1, 2), 1)])
+def test_welch_where_runs_do_not_pair(seeds, restarts):
+  make = lambda a, s, x: record("text", a, s, x, restarts=restarts * (s == 2))
+  first, second = (0.50, 0.51, 0.49), (0.52, 0.53, 0.54)
+  records = [make("softmax", s, x) for s, x in zip(range(3), first)]
+  records += [make("linear", s, x) for s, x in zip(seeds, second)]
+  (found,) = only(records).differences
+  assert found.seeds == (3, 3) and found.mean == pytest.approx(3)
+  assert found.p == pytest.approx(stats.ttest_ind(second, first, equal_var=False).pvalue)
+  text = render.markdown([only(records)])
+  assert ", 3 + 3) |" in text and "or Welch's where the seeds do not pair" in text
+  assert ("Started again from another seed: softmax on Text, 1 of 3; linear" in text) == restarts
 
 
 def test_presets_and_overrides_never_share_a_row():
@@ -190,6 +211,7 @@ def test_formats_agree():
     for task, score in row["cells"].items():
       values = list(score["by_seed"].values())
       mean = sum(values) / len(values)
+      assert score["mean"] == pytest.approx(mean) and score["std"] > 0
       (line,) = [r for r in rows if (r["attention"], r["task"]) == (row["attention"], task)]
       assert math.isclose(float(line["mean"]), mean, abs_tol=1e-4) and line["seeds"] == "3"
       assert f"{mean:.2f} $\\pm$ {float(line['std']):.2f}" in tex

@@ -3,7 +3,8 @@
 Any key can be set on the command line: --config.model.attention=linear --config.train.steps=100.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
@@ -107,6 +108,21 @@ def base(task: str, attention: str) -> ConfigDict:
       },
     }
   )
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+  """A config that an earlier revision wrote, with the keys that came later at their defaults.
+
+  So the default of a new key has to be what there was before it.
+  """
+  if not {"task", "model"} <= config.keys() or config["task"]["name"] not in TASKS:
+    return dict(config)
+  return _over(base(config["task"]["name"], config["model"]["attention"]).to_dict(), config)
+
+
+def _over(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+  both = {k: v for k, v in defaults.items() if k in config and isinstance(v, Mapping)}
+  return {**defaults, **config, **{k: _over(v, config[k]) for k, v in both.items()}}
 
 
 def recipe(

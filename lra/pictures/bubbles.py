@@ -27,7 +27,7 @@ def speed(records: series.Records, about: str) -> Figure:
   many = len(shared) > 1
   drawn = {(point.attention, point.overrides) for point in points}
   rest = [title(key) for key in series.rows(records) if key not in drawn]
-  without = f"\nwithout {', '.join(rest)}: fewer tasks" if rest else ""
+  without = f"\nwithout {', '.join(rest)}: not all of these tasks" if rest else ""
   ax.set_title(f"{names}\n{about}{without}", loc="left")
   ax.set_xlabel(f"training speed, examples/s{' (geometric mean)' if many else ''}")
   ax.set_ylabel(f"test accuracy, %{' (average)' if many else ''}")
@@ -66,8 +66,10 @@ def _bubbles(
     area = largest * p.gigabytes / top
     ax.scatter(p.speed, p.accuracy, area, color=color, alpha=0.3, linewidth=0)
     ax.scatter(p.speed, p.accuracy, area, facecolor="none", edgecolor=color, linewidth=1.2)
-    ax.errorbar(p.speed, p.accuracy, p.std, color=color, marker=marker, markersize=5, capsize=2)
-  speeds = [p.speed for p in points]
+    spread = {"yerr": p.std, "xerr": p.speed_std, "capsize": 2}
+    ax.errorbar(p.speed, p.accuracy, **spread, color=color, marker=marker, markersize=5)
+  speeds = [p.speed + (p.speed_std or 0) for p in points]
+  speeds += [max(p.speed - (p.speed_std or 0), p.speed / 4) for p in points]
   if max(speeds) > 8 * min(speeds):
     ax.set_xscale("log")
     factor = (max(speeds) / min(speeds)) ** 0.25
