@@ -75,10 +75,16 @@ def load(run: Path, data_dir: Path, raw_dir: Path | None, report: Any) -> Traine
   try:
     if checkpoints.latest is None:
       raise UserError(f"{run} has no checkpoint; the same train.py makes one")
-    best = checkpoints.load(like)["best"]
+    best = checkpoints.load(like, "was it written by another revision? check that out")["best"]
   finally:
     checkpoints.close()
   data = store.open_store(task, options, data_dir=data_dir, raw_dir=raw_dir, report=report)
+  known = json.loads((run / "environment.json").read_text()).get("data", data.digest)
+  if known != data.digest:
+    raise UserError(
+      f"{run} was trained on other data ({known[:12]}) than is there now ({data.digest[:12]}): set "
+      "--data_dir and --raw_dir as they were"
+    )
   return Trained(config, task, model, best, data)
 
 

@@ -44,8 +44,11 @@ class Checkpoints:
         f"and run the same command again (it continues from the last checkpoint: {kept})"
       ) from error
 
-  def load(self, like: Any) -> Any:
-    """The newest checkpoint, with the structure, dtypes and shardings of `like`."""
+  def load(self, like: Any, fix: str = "delete that folder to start the run anew") -> Any:
+    """The newest checkpoint, with the structure, dtypes and shardings of `like`.
+
+    Raises UserError, which ends with `fix`, if it is damaged or of another structure.
+    """
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
     )
@@ -56,7 +59,7 @@ class Checkpoints:
     except Exception as error:
       raise UserError(
         f"the checkpoint of step {self.latest} in {self._folder} cannot be read "
-        f"({textwrap.shorten(str(error), 160)}); delete that folder to start the run anew"
+        f"({textwrap.shorten(str(error), 160)}); {fix}"
       ) from error
     sys.unraisablehook = shown
     return tree

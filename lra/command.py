@@ -2,12 +2,13 @@
 
 import contextlib
 import hashlib
+import importlib
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,10 +18,12 @@ import jax.numpy as jnp
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from configs.lra.base import TASKS as RECIPES
 from lra import devices
 from lra.errors import UserError
 from lra.tasks import Task
 from models import heads
+from models.attention import ATTENTION, options
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagValues:
@@ -80,6 +83,23 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
     raise UserError("no --config; try --config configs/lra/listops_cosformer.py:quick")
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
+  if "model.attention" in (given := overrides(values)) and config.model.attention in ATTENTION:
+    _follow(values, given)
+
+
+def _follow(values: flags.FlagValues, given: Mapping[str, Any]) -> None:
+  """Another mechanism than its file's has the options that its own file would set for it."""
+  name, preset = recipe(values)
+  config, task = values.config, name.rpartition("_")[0]
+  if task not in RECIPES:  # a file of the user's
+    return
+  own = importlib.import_module(f"configs.lra.{task}").make(
+    config.model.attention, preset or "default"
+  )
+  known = options(config.model.attention)
+  for key, value in own.model.attention_options.items():
+    if f"model.attention_options.{key}" not in given:
+      config.model.attention_options[key] = value if key in known else None
 
 
 def read(arguments: Sequence[str]) -> flags.FlagValues:

@@ -3,11 +3,12 @@
 import os
 import sys
 
+import documented
 import pytest
 import tiny
 from absl import flags
 
-from lra import command
+from lra import command, tasks
 from lra.errors import UserError
 
 
@@ -62,6 +63,34 @@ def test_mistakes_are_one_line(parse, arguments, answer):
     parse(*given, *(arguments if given is not arguments else []))
   assert answer in str(raised.value) and "Traceback" not in str(raised.value)
   assert "\n" not in str(raised.value) and len(str(raised.value)) < 200
+
+
+def attention_options(values):
+  given = values.config.model.attention_options.to_dict()
+  return {key: value for key, value in given.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+  "recipe, attention, expected",
+  [
+    ("listops_softmax.py:small", "cosformer", {}),
+    ("listops_cosformer.py:small", "softmax", {"dropout": 0.1}),
+    ("listops_softmax.py:official", "linear", {"lra_padding": True}),
+    ("image_cosformer.py:official", "softmax", {"lra_padding": True, "dropout": 0.2}),
+    ("listops_cosformer.py:official", "relu", {}),
+  ],
+)
+def test_another_mechanism_has_the_options_of_its_own_recipe(
+  parse, monkeypatch, recipe, attention, expected
+):
+  monkeypatch.setitem(command.ATTENTION, "relu", documented.attention())
+  values = parse("--config", f"configs/lra/{recipe}", f"--config.model.attention={attention}")
+  assert attention_options(values) == expected
+  command.build_model(values.config, tasks.get(values.config.task.name), 2000)
+  if expected:
+    set_ = "--config.model.attention_options.lra_padding=false"
+    same = parse("--config", f"configs/lra/{recipe}", f"--config.model.attention={attention}", set_)
+    assert attention_options(same) == expected | {"lra_padding": False}
 
 
 def test_config_file_that_raises_is_one_line(parse, tmp_path):

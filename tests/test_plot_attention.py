@@ -1,5 +1,7 @@
 """Attention pictures: the matrices are those that the model multiplied its values by."""
 
+import json
+import shutil
 import sys
 import types
 from unittest import mock
@@ -13,6 +15,7 @@ from PIL import Image
 
 from lra import attention_maps as maps
 from lra.errors import UserError
+from lra.pictures import attention
 from models.attention import ATTENTION
 from models.attention.layer import SelfAttention
 from scripts import plot_attention
@@ -152,6 +155,49 @@ def test_script_writes_pictures_that_open(whole, space, one_device, tmp_path, mo
 def test_what_is_not_there_is_one_line(whole, space, one_device, monkeypatch, more, answer):
   with pytest.raises(UserError, match=answer):
     script(monkeypatch, whole[0], "--data_dir", space / "data", *more)
+
+
+def test_other_data_and_parameters_of_another_model_are_one_line(
+  whole, space, one_device, tmp_path, monkeypatch
+):
+  run = tmp_path / "run"
+  shutil.copytree(whole[0], run)
+  kept = json.loads((run / "environment.json").read_text())
+  (run / "environment.json").write_text(json.dumps(kept | {"data": "f" * 64}))
+  with pytest.raises(UserError, match="was trained on other data .ffffffffffff."):
+    script(monkeypatch, run, "--data_dir", space / "data")
+  config = json.loads((run / "config.json").read_text())
+  config["model"]["emb_dim"] = 32
+  (run / "config.json").write_text(json.dumps(config))
+  with pytest.raises(UserError, match="another revision. check that out$"):
+    script(monkeypatch, run, "--data_dir", space / "data")
+
+
+def test_run_of_an_earlier_revision_is_drawn(whole, space, one_device, tmp_path, monkeypatch):
+  run = tmp_path / "run"
+  shutil.copytree(whole[0], run)
+  config = json.loads((run / "config.json").read_text())
+  del config["model"]["embedding_std"]
+  (run / "config.json").write_text(json.dumps(config))
+  assert script(monkeypatch, run, "--data_dir", space / "data") == 0
+  assert (run / "attention-validation-0.png").exists()
+
+
+@pytest.mark.parametrize("low", [0.0, -30.0])
+def test_scale_shows_negative_weights(low):
+  distances = np.arange(-9, 10)
+  profile = np.linspace(low, 40.0, 19)
+  matrix = np.linspace(low, 40.0, 100).reshape(10, 10)
+  layer = maps.Layer(0, 10, [matrix] * 2, distances, [profile] * 2, None)
+  figure = attention.draw([layer], "signed")
+  (image,) = figure.axes[0].images
+  assert (image.norm.vmin < 0) == (low < 0)
+  shown = np.asarray(image.get_array())
+  np.testing.assert_allclose(shown, matrix if low < 0 else np.maximum(matrix, attention.FLOOR))
+  bottom, top = figure.axes[2].get_ylim()
+  assert bottom <= 0.9 * low and top >= 36
+  bar = [text.get_text() for text in figure.axes[-1].get_xticklabels()]
+  assert ("−10" in bar) == (low < 0) == ("≤ 0.1" not in bar)
 
 
 def test_run_without_checkpoint_is_one_line(whole, one_device, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny
 from ml_collections import ConfigDict
 
 from lra import records
@@ -20,6 +21,18 @@ def test_same_config_is_taken_up_again(tmp_path):
   assert records.Run(folder, CONFIG).result is None
   assert json.loads((folder / "config.json").read_text()) == CONFIG
   assert records.Run(folder, ConfigDict(CONFIG).to_dict()).result is None
+
+
+def test_run_of_an_earlier_revision_is_taken_up(tmp_path):
+  config = tiny.config().to_dict()
+  records.Run(tmp_path, config)
+  old = json.loads((tmp_path / "config.json").read_text())
+  del old["model"]["embedding_std"]
+  (tmp_path / "config.json").write_text(json.dumps(old))
+  records.Run(tmp_path, config)
+  config["model"]["embedding_std"] = 0.5
+  with pytest.raises(UserError, match="embedding_std: there 1.0, now 0.5"):
+    records.Run(tmp_path, config)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from lra.attention_maps import Layer
 from lra.pictures.style import FIXED, OTHERS, STYLE
 
+FLOOR = 0.1  # of the scale of weights: smaller ones look like it
 LOOKS = [*FIXED.values(), *OTHERS]  # of heads
 
 
@@ -20,14 +21,16 @@ def draw(layers: Sequence[Layer], about: str) -> Figure:
   heads = len(layers[0].matrices)
   figure = Figure(figsize=(1.55 * heads + 4.2, 1.6 * len(layers) + 1.3))
   grid = figure.subplots(len(layers), heads + 1, squeeze=False, width_ratios=[*[1] * heads, 1.9])
-  top = max(3.0, float(np.percentile([m for layer in layers for m in layer.matrices], 99.9)))
-  norm, map_ = colors.LogNorm(0.1, top), matplotlib.colormaps["cividis"]
+  every = np.array([m for layer in layers for m in layer.matrices])
+  top = max(3.0, float(np.percentile(abs(every), 99.9)))
+  signed = every.min() < 0  # of feature maps that are not positive
+  norm = colors.SymLogNorm(FLOOR, vmin=-top, vmax=top) if signed else colors.LogNorm(FLOOR, top)
+  shown = {"norm": norm, "cmap": "PuOr" if signed else "cividis", "interpolation": "nearest"}
   for axes, layer in zip(grid, layers):
     extent = (0, layer.length, layer.length, 0)
     for h, (ax, matrix) in enumerate(zip(axes, layer.matrices)):
-      picture = ax.imshow(
-        np.maximum(matrix, 0.1), norm=norm, cmap=map_, extent=extent, interpolation="nearest"
-      )
+      seen = matrix if signed else np.maximum(matrix, FLOOR)
+      picture = ax.imshow(seen, **shown, extent=extent)
       ax.set_xticks([0, layer.length], ["0", f"{layer.length:,}"], fontsize=6.5)
       ax.set_yticks([])
       if layer is layers[0]:
@@ -40,8 +43,14 @@ def draw(layers: Sequence[Layer], about: str) -> Figure:
     picture, ax=grid[:, :-1], location="bottom", shrink=0.5, aspect=40, pad=0.02
   )
   bar.set_label("weight × keys (1 = uniform); query i down, key j across", fontsize=8)
-  ticks = [x for x in (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000) if x <= top]
-  bar.set_ticks(ticks, labels=[f"{x:,g}" for x in ticks], minor=False)
+  ticks = [x for x in (FLOOR, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000) if x <= top]
+  labels = [f"{x:,g}" for x in ticks]
+  if signed:
+    ticks = [*(-x for x in ticks[:1:-1]), 0, *ticks[2:]]
+    labels = [*(f"−{x}" for x in labels[:1:-1]), "0", *labels[2:]]
+  else:
+    labels[0] = f"≤ {labels[0]}"
+  bar.set_ticks(ticks, labels=labels, minor=False)
   bar.minorticks_off()
   figure.suptitle(about, fontsize=9.5)
   return figure
@@ -58,4 +67,6 @@ def _profile(ax: Axes, layer: Layer) -> None:
   ax.tick_params(labelsize=7)
   common = abs(layer.distances) < 0.9 * layer.length  # farther, a few pairs would set the scale
   lines = [*layer.profiles, *([] if layer.plain is None else [layer.plain])]
-  ax.set_ylim(0, 1.1 * max([1.0, *(np.nanmax(line[common], initial=0) for line in lines)]))
+  low = min(np.nanmin(line[common], initial=0) for line in lines)
+  high = max(np.nanmax(line[common], initial=1) for line in lines)
+  ax.set_ylim(1.1 * low, 1.1 * high)

@@ -93,9 +93,9 @@ def legend(
     for key, (c, m, line) in look.items()
   ]
   shown += more
-  longest = max(len(text) for _, text in shown)
-  columns = 4 if longest < 50 else 2
-  if len(shown) <= 4 and sum(len(text) + 8 for _, text in shown) < 100:
-    columns = len(shown)
   figure.suptitle(heading, fontsize=9.5)
-  figure.legend(*zip(*shown), loc="outside lower center", ncols=columns)
+  for columns in range(min(len(shown), 4), 0, -1):
+    made = figure.legend(*zip(*shown), loc="outside lower center", ncols=columns)
+    if columns == 1 or made.get_window_extent().width < 0.98 * figure.bbox.width:
+      return
+    made.remove()

@@ -36,7 +36,8 @@ class Task:
   """What the model, the store and the report need to know of a task.
 
   prepare(*, raw_dir, cache_dir, report, **options) -> Prepared. `raw_dir` is the user's folder of
-  raw files or None; `cache_dir` is where downloads are kept; `report(text)` shows progress;
+  raw files or None; `cache_dir` is where downloads are kept; `report(text)` shows progress, and
+  a text that ends with a newline stays on the screen;
   `options` are the task's own keys of the config. Raises UserError when no source can be had.
   baselines(train, evaluated) -> accuracy in [0, 1] of each trivial predictor, fitted on `train`
   and scored on `evaluated`.
