@@ -117,6 +117,19 @@ def test_presets_and_devices_have_pictures_of_their_own(tmp_path):
   assert pictures.of_records([]) == {}
 
 
+def test_legend_is_as_wide_as_the_figure_at_most():
+  maps = ("identity", "leaky_relu", "relu")
+  named = lambda m: {"model.attention_options.feature_map": m, "optim.warmup_steps": 300}
+  records = drawn.full(tasks=("text",), seeds=(0,))
+  for m in maps:
+    records += drawn.full(("cosformer",), tasks=("text",), seeds=(0,), overrides=named(m))
+  figure = curves.training(records, "preset quick, on 1 x 2 CPU cores")
+  figure.draw_without_rendering()
+  (legend,) = figure.legends
+  box = legend.get_window_extent()
+  assert len(legend.get_texts()) == 7 and 0 < box.x0 < box.x1 < figure.bbox.width
+
+
 def test_labels_of_bubbles_do_not_cover_each_other():
   """Three mechanisms that come out nearly alike."""
   records = drawn.full(tasks=("text",), seeds=(0,))

@@ -19,6 +19,7 @@ from lra import command, jobs, launch, sweep
 from lra.command import StopRequest
 from lra.errors import UserError
 from lra.sweep import Running
+from scripts import sweep as sweep_script
 
 # ruff: noqa: F811
 pytestmark = [
@@ -121,6 +122,11 @@ def test_mechanism_without_a_recipe_of_its_own(monkeypatch):
     ({"preset": "nope"}, "unknown preset 'nope'"),
     ({"arguments": ["--config.train.stepz=3"]}, "did you mean 'steps'"),
     ({"arguments": ["--config.seed=3"]}, "use --seeds"),
+    ({"arguments": ["-config.seed=3"]}, "use --seeds"),
+    (
+      {"grid": {"config.train.steps": ["1", "2"]}, "arguments": ["--config.train.steps=3"]},
+      "--grid varies train.steps, and --config.train.steps sets it",
+    ),
     ({"arguments": ["--workdir=x"]}, "use --preset and --runs_dir"),
     ({"grid": {"model.attention": ["linear"]}}, "use --attentions"),
     ({"grid": {"train.steps": ["many"]}}, "invalid literal"),
@@ -130,6 +136,20 @@ def test_mistakes_show_before_anything_runs(changes, answer):
   given = {"task_names": ["text"], "attentions": ["linear"], "seeds": [0]} | changes
   with pytest.raises(UserError, match=answer):
     sweep.cells(**given)
+
+
+@pytest.mark.parametrize(
+  "arguments, answer",
+  [
+    (["--gpus", "1"], "--gpus is for --cluster slurm"),
+    (["--partition=gpu"], "--partition is for --cluster slurm"),
+    (["--jobs", "0"], "--jobs must be at least 1, not 0"),
+  ],
+)
+def test_options_that_would_be_ignored_are_refused(monkeypatch, arguments, answer):
+  monkeypatch.setattr(sys, "argv", ["sweep.py", "--tasks", "text", "--seeds", "0", *arguments])
+  with pytest.raises(UserError, match=answer):
+    sweep_script.main()
 
 
 def test_each_run_once_and_failures_are_listed_and_tried_again(fake, tmp_path, capsys):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import sys
 
 import pytest
 import tiny
@@ -13,6 +14,7 @@ from scipy import stats
 from configs.lra import base
 from lra import export, render, significance, table
 from lra.errors import UserError
+from scripts import make_table
 
 ACCURACY = {"softmax": (0.50, 0.51, 0.49), "cosformer": (0.52, 0.535, 0.511)}
 DIGESTS = {task: task * 3 for task in table.TASKS}
@@ -235,6 +237,14 @@ def test_readme_has_the_table_that_the_records_give():
   readme = (tiny.ROOT / "README.md").read_text()
   made = table.tables(export.read_all([tiny.ROOT / "results"]), full_size=base.TASKS)
   assert render.between_markers(readme, render.markdown(made)) == readme
+
+
+def test_unknown_preset_names_those_there_are(tmp_path, monkeypatch):
+  for r in full(("softmax",)):
+    export.write(r | {"sha256": export.digest(r)}, tmp_path)
+  monkeypatch.setattr(sys, "argv", ["make_table.py", str(tmp_path), "--preset", "none"])
+  with pytest.raises(UserError, match="no run of preset none; there are runs of quick"):
+    make_table.main()
 
 
 def test_markers():
