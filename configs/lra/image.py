@@ -10,7 +10,7 @@ from configs.lra.base import published, recipe, small
 
 def _default(config: ConfigDict) -> None:
   config.model.update(num_layers=1, num_heads=8, emb_dim=128, qkv_dim=64, mlp_dim=128, dropout=0.2)
-  config.model.update(positions="learned", cls=False, pooling="masked_mean")
+  config.model.update(positions="learned", embedding_std=0.02, cls=False, pooling="masked_mean")
   config.optim.update(learning_rate=1e-3, warmup_steps=875, weight_decay=0.01)
   config.train.update(steps=35_000, batch_size=256, eval_batch_size=500, eval_every=700)
 
@@ -34,7 +34,7 @@ def _quick(config: ConfigDict) -> None:
   """Images of 16 x 16, fewer than three epochs."""
   config.task.resolution = 16
   config.model.update(num_layers=1, num_heads=2, emb_dim=64, qkv_dim=64, mlp_dim=128, dropout=0.0)
-  config.model.update(positions="row_column", cls=False, pooling="masked_mean")
+  config.model.update(positions="row_column", embedding_std=0.02, cls=False, pooling="masked_mean")
   config.optim.update(learning_rate=3e-3, warmup_steps=200, weight_decay=0.01)
   config.train.update(steps=4000, eval_batch_size=125, eval_every=1000, log_every=100)
 

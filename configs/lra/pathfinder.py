@@ -10,7 +10,7 @@ from configs.lra.base import published, recipe, small
 
 def _default(config: ConfigDict) -> None:
   config.model.update(num_layers=4, num_heads=4, emb_dim=64, qkv_dim=64, mlp_dim=64, dropout=0.1)
-  config.model.update(positions="row_column", cls=False, pooling="masked_mean")
+  config.model.update(positions="row_column", embedding_std=0.02, cls=False, pooling="masked_mean")
   config.optim.update(learning_rate=1e-3, warmup_steps=3000, weight_decay=0.01)
   config.train.update(steps=62_400, batch_size=256, eval_batch_size=500, eval_every=1248)
   config.train.update(plateau_steps=15_000, restarts=2)

@@ -10,7 +10,7 @@ from configs.lra.base import published, recipe, small
 
 def _default(config: ConfigDict) -> None:
   config.model.update(num_layers=4, num_heads=4, emb_dim=64, qkv_dim=64, mlp_dim=64, dropout=0.1)
-  config.model.update(positions="row_column", cls=False, pooling="masked_mean")
+  config.model.update(positions="row_column", embedding_std=0.02, cls=False, pooling="masked_mean")
   config.optim.update(learning_rate=5e-4, warmup_steps=10_000, weight_decay=0.01)
   config.train.update(steps=250_000, batch_size=64, eval_batch_size=100, eval_every=2500)
 
