@@ -164,7 +164,7 @@ def read_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _flags(folder: Path, environment: Mapping[str, Any]) -> Any:
   """The flags of the run's command."""
-  program, *arguments = shlex.split(environment.get("command", "an unknown program"))
+  program, *arguments = shlex.split(environment.get("command", "'something unknown'"))
   if program != "train.py":
     raise UserError(f"{folder} was made by {program}; only runs of train.py can be exported")
   arguments = [re.sub(r"^(--?config=)?[^=]*/(configs/lra/)", r"\1\2", a) for a in arguments]

@@ -23,7 +23,7 @@ def draw(layers: Sequence[Layer], about: str) -> Figure:
   grid = figure.subplots(len(layers), heads + 1, squeeze=False, width_ratios=[*[1] * heads, 1.9])
   every = np.array([m for layer in layers for m in layer.matrices])
   top = max(3.0, float(np.percentile(abs(every), 99.9)))
-  signed = every.min() < 0  # of feature maps that are not positive
+  signed = every.min() < -FLOOR / 10  # of feature maps that are not positive
   norm = colors.SymLogNorm(FLOOR, vmin=-top, vmax=top) if signed else colors.LogNorm(FLOOR, top)
   shown = {"norm": norm, "cmap": "PuOr" if signed else "cividis", "interpolation": "nearest"}
   for axes, layer in zip(grid, layers):
