@@ -24,6 +24,8 @@ from lra.errors import UserError
 from lra.progress import Progress
 from models.attention import ATTENTION
 
+SLURM = "partition account qos constraint time gpus cpus mem slurm".split()
+
 
 def parser() -> argparse.ArgumentParser:
   """The options."""
@@ -102,17 +104,7 @@ def main() -> int:
   for argument in unknown:
     if not argument.startswith("--config."):
       raise UserError(f"unexpected argument {argument!r}; options of train.py come after --")
-  for option in (
-    "partition",
-    "account",
-    "qos",
-    "constraint",
-    "time",
-    "gpus",
-    "cpus",
-    "mem",
-    "slurm",
-  ):
+  for option in SLURM:
     if args.cluster != "slurm" and getattr(args, option):
       raise UserError(f"--{option} is for --cluster slurm, and this sweep would run right here")
   cells = sweep.cells(
