@@ -1,6 +1,7 @@
 """Accuracy against speed, peak memory as area: the form of figure 1 of the cosFormer paper."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -27,8 +28,9 @@ def speed(records: series.Records, about: str) -> Figure:
   many = len(shared) > 1
   drawn = {(point.attention, point.overrides) for point in points}
   rest = [title(key) for key in series.rows(records) if key not in drawn]
-  without = f"\nwithout {', '.join(rest)}: not all of these tasks" if rest else ""
-  ax.set_title(f"{names}\n{about}{without}", loc="left")
+  without = [f"without {', '.join(rest)}: not all of these tasks"] if rest else []
+  lines = [textwrap.fill(line, 68) for line in (names, about, *without)]
+  ax.set_title("\n".join(lines), loc="left")
   ax.set_xlabel(f"training speed, examples/s{' (geometric mean)' if many else ''}")
   ax.set_ylabel(f"test accuracy, %{' (average)' if many else ''}")
   figure.supxlabel("area of a bubble: peak memory", fontsize=8, color="#555555")
