@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import documented
 import handmade
 import pytest
 import tiny
@@ -108,7 +109,7 @@ def test_long_names_are_cut_but_stay_apart():
 
 
 def test_mechanism_without_a_recipe_of_its_own(monkeypatch):
-  monkeypatch.setitem(sweep.ATTENTION, "mine", None)
+  monkeypatch.setitem(sweep.ATTENTION, "mine", documented.attention())
   (cell,) = sweep.cells(["text"], ["mine"], [0])
   assert "--config.model.attention=mine" in cell.arguments
   assert cell.config["model"]["attention"] == "mine"
