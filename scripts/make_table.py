@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
-from lra import export, render, table
+from lra import export, formats, render, table
 from lra.command import run_main
 from lra.errors import UserError
 
@@ -26,7 +26,7 @@ def main() -> int:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("source", nargs="*", type=Path, default=[ROOT / "results"])
-  parser.add_argument("--format", choices=tuple(render.FORMATS), default="markdown")
+  parser.add_argument("--format", choices=tuple(formats.FORMATS), default="markdown")
   parser.add_argument("--preset", nargs="+", help="only these")
   parser.add_argument("--mix", action="store_true", help="whatever the runs differ in, one table")
   parser.add_argument("--update_readme", action="store_true", help="always all of results/")
@@ -39,7 +39,7 @@ def main() -> int:
   if records and not kept:
     there = ", ".join(sorted({r["preset"] for r in records}))
     raise UserError(f"no run of preset {', '.join(args.preset)}; there are runs of {there}")
-  text = render.FORMATS[args.format](table.tables(kept, mix=args.mix, full_size=base.TASKS))
+  text = formats.FORMATS[args.format](table.tables(kept, mix=args.mix, full_size=base.TASKS))
   if args.update_readme:
     readme = ROOT / "README.md"
     readme.write_text(render.between_markers(readme.read_text(), text))

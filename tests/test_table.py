@@ -12,7 +12,7 @@ from handmade import ENVIRONMENT, record
 from scipy import stats
 
 from configs.lra import base
-from lra import export, render, significance, table
+from lra import export, formats, render, significance, table
 from lra.errors import UserError
 from scripts import make_table
 
@@ -206,9 +206,9 @@ def test_parameters_have_a_row_each_where_mechanisms_differ():
 
 def test_formats_agree():
   made = table.tables(full())
-  rows = list(csv.DictReader(io.StringIO(render.comma_separated(made))))
-  content = json.loads(render.as_json(made))["tables"][0]
-  tex, text = render.latex(made), render.markdown(made)
+  rows = list(csv.DictReader(io.StringIO(formats.comma_separated(made))))
+  content = json.loads(formats.as_json(made))["tables"][0]
+  tex, text = formats.latex(made), render.markdown(made)
   for row in content["rows"]:
     for task, score in row["cells"].items():
       values = list(score["by_seed"].values())
