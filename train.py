@@ -17,7 +17,8 @@ from absl import flags
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from lra import batches, checkpoint, command, devices, optim, records, results, step, store, tasks
+from lra import batches, checkpoint, command, devices, optim, process
+from lra import records, results, step, store, tasks
 from lra.errors import UserError
 from lra.evaluation import Evaluator
 from lra.progress import Clock, Progress
@@ -32,7 +33,7 @@ def train(
   *,
   data_dir: Path,
   raw_dir: Path | None,
-  stop: command.StopRequest,
+  stop: process.StopRequest,
 ) -> dict | None:
   """Runs or resumes `config` in `workdir`; the result, or None if `stop` came first."""
   devices.cache_programs(data_dir / "programs")
@@ -48,7 +49,7 @@ def attempt(
   workdir: Path,
   data_dir: Path,
   raw_dir: Path | None,
-  stop: command.StopRequest,
+  stop: process.StopRequest,
   clock: Clock,
 ) -> dict | str | None:
   """`train` with one seed; RESTART if it stays on a plateau and another seed is to be tried."""
@@ -206,7 +207,7 @@ def main(values: flags.FlagValues = FLAGS) -> int:
   """Parses the command line into `values` and trains; the exit code."""
   command.parse(values, sys.argv)
   workdir = Path(values.workdir) if values.workdir else command.default_workdir(values)
-  stop = command.StopRequest(values.max_seconds)
+  stop = process.StopRequest(values.max_seconds)
   try:
     train(
       values.config,
@@ -223,4 +224,4 @@ def main(values: flags.FlagValues = FLAGS) -> int:
 
 
 if __name__ == "__main__":
-  command.run_main(main)
+  process.run_main(main)

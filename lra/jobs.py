@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lra import launch, sweep
-from lra.command import StopRequest
+from lra.process import StopRequest
 from lra.errors import UserError
 from lra.progress import Progress, duration
 from lra.sweep import Cell, Running

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
 from lra import export, formats, render, table
-from lra.command import run_main
+from lra.process import run_main
 from lra.errors import UserError
 
 

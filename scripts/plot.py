@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lra import export, pictures, series
-from lra.command import run_main
+from lra.process import run_main
 from lra.errors import UserError
 from lra.pictures import curves, style
 

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lra import attention_maps, command, render
-from lra.command import run_main
+from lra.process import run_main
 from lra.errors import UserError
 from lra.pictures import attention, style
 from lra.progress import Progress

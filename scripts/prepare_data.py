@@ -20,7 +20,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra import command, store, tasks
+from lra import command, process, store, tasks
 from lra.errors import UserError
 from lra.progress import Progress, duration
 from lra.tasks import pathfinder
@@ -86,4 +86,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-  command.run_main(main)
+  process.run_main(main)

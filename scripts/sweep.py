@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lra import jobs, launch, sweep
-from lra.command import StopRequest, run_main
+from lra.process import StopRequest, run_main
 from lra.errors import UserError
 from lra.progress import Progress
 from models.attention import ATTENTION

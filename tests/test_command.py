@@ -8,7 +8,7 @@ import pytest
 import tiny
 from absl import flags
 
-from lra import command, tasks
+from lra import command, process, tasks
 from lra.errors import UserError
 
 
@@ -203,7 +203,7 @@ def test_process_ends_with_one_line_and_a_code(capsys, outcome, code, said):
     return outcome
 
   with pytest.raises(SystemExit) as raised:
-    command.run_main(main)
+    process.run_main(main)
   assert raised.value.code == code
   out, errors = capsys.readouterr()
   assert out == "" and errors.startswith(said) and errors.count("\n") == bool(said)

@@ -17,7 +17,7 @@ import tiny
 from tiny import space  # noqa: F401
 
 from lra import command, jobs, launch, sweep
-from lra.command import StopRequest
+from lra.process import StopRequest
 from lra.errors import UserError
 from lra.sweep import Running
 from scripts import sweep as sweep_script

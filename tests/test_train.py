@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 import train
-from lra import command
+from lra import process
 from lra.errors import UserError
 from lra.progress import Clock
 from models.attention import ATTENTION
@@ -132,7 +132,7 @@ def handlers():
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_signal_is_a_request_and_the_next_one_is_not(sent):
-  stop, before = command.StopRequest(), handlers()
+  stop, before = process.StopRequest(), handlers()
   assert stop.reason is None and stop.exit_code == 0
   try:
     stop.listen()
@@ -145,7 +145,7 @@ def test_signal_is_a_request_and_the_next_one_is_not(sent):
 
 
 def test_signal_in_the_middle_stops_the_run_cleanly(space, whole, tmp_path):
-  stop = command.StopRequest()
+  stop = process.StopRequest()
 
   class Sent(tiny.After):
     """Sends the signal, once, where After would stop."""
@@ -169,9 +169,9 @@ def test_signal_in_the_middle_stops_the_run_cleanly(space, whole, tmp_path):
 
 
 def test_time_limit_is_a_reason_to_stop():
-  stop = command.StopRequest(0.0)
+  stop = process.StopRequest(0.0)
   assert stop.reason == "--max_seconds is over" and stop.exit_code == 0
-  assert command.StopRequest(None).reason is None
+  assert process.StopRequest(None).reason is None
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.slow)])
