@@ -32,8 +32,8 @@ def attend(
   """Softmax attention under the contract of `models.attention`.
 
   dropout: rate on the weights, active when a key is given. Never flash attention.
-  block: scores at a time; changes time and memory, never the result (but for what drops out). None: what a cache holds on a
-    CPU, half a GB elsewhere.
+  block: scores at a time; changes time and memory, never the result (but for what drops out).
+    None: what a cache holds on a CPU, half a GB elsewhere.
   lra_padding: padded queries (n == m) attend to every key alike, padding included, which is what the
     published harness's additive -1e10 comes to in float32. Never flash attention.
   """
