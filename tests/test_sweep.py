@@ -184,6 +184,7 @@ def test_debug_sweep_trains_in_this_process(space, one_device, tmp_path, capsys)
     ["listops"], ["linear"], [0], preset="quick", arguments=[*given, *more], runs_dir=tmp_path
   )
   before, run = sys.argv, lambda cells: jobs.Sweep(cells, cluster="debug").run(StopRequest())
+  handler = signal.getsignal(signal.SIGINT)
   cells = make()
   assert run(cells).failed[cells[0]].startswith("config.model.attention_options.length 4 is less")
   given.pop()
@@ -197,7 +198,7 @@ def test_debug_sweep_trains_in_this_process(space, one_device, tmp_path, capsys)
     f"python {kept}" == cells[0].command.replace("train.py", "debugged_train.py", 1)
     and sys.argv is before
   )
-  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_finished_run_of_another_config_is_not_finished(fake, tmp_path):
