@@ -9,7 +9,10 @@ from configs.lra.base import published, recipe, small
 
 
 def _default(config: ConfigDict) -> None:
-  """12 epochs: in a run of 16 the best on validation; the published 200 end far overfitted."""
+  """12 epochs: in a run of 16 the best on validation.
+
+  The published 200 end at 69 % on train and 42 % on test (LRA, arXiv 2011.04006, table 3, softmax).
+  """
   config.model.update(num_layers=1, num_heads=8, emb_dim=128, qkv_dim=64, mlp_dim=128, dropout=0.2)
   config.model.update(positions="learned", embedding_std=0.02, cls=False, pooling="masked_mean")
   config.optim.update(learning_rate=1e-3, warmup_steps=150, weight_decay=0.01)
