@@ -74,14 +74,15 @@ def attempt(
 
   # Data: prepared once, verified, resident where its batches are made.
   data = store.open_store(task, options, data_dir=data_dir, raw_dir=raw_dir, report=progress.live)
-  limit = min(config.data.device_gigabytes * 1e9, 2**31 - longest)  # int32 addresses
-  splits = {
-    name: batches.Split(
-      examples, task.id_offset, longest, mesh, on_device=examples.tokens.nbytes <= limit
-    )
-    for name, examples in data.splits.items()
-  }
-  lengths = splits["train"].lengths
+  splits = batches.splits(
+    data.splits,
+    task.id_offset,
+    longest,
+    mesh,
+    gigabytes=config.data.device_gigabytes,
+    drop_zeros=model.ignores_zeros,
+  )
+  lengths, longest = splits["train"].lengths, splits["train"].longest
   buckets = batches.choose_buckets(
     lengths,
     longest,

@@ -7,6 +7,8 @@ consecutive batches share a bucket, so that one dispatch can advance several ste
 """
 
 import functools
+import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt16
 
 from lra import devices
 from lra.errors import UserError
@@ -26,6 +28,7 @@ class Batch(NamedTuple):
 
   ids: Int[Array, "b s n"]
   lengths: Int[Array, "b s"]
+  positions: Int[Array, "b s n"] | None  # of tokens in their input; None: 0, 1, 2 ...
   labels: Int[Array, "b"]
   weights: Float[Array, "b"]
 
@@ -40,6 +43,23 @@ class Dispatch(NamedTuple):
 def example_lengths(examples: Examples) -> Int[np.ndarray, "N"]:
   """The longest document of every example."""
   return np.diff(examples.offsets)[examples.documents].max(1)
+
+
+def without_zeros(examples: Examples) -> tuple[Examples, UInt16[np.ndarray, "total"]]:
+  """The documents without their tokens of value 0, and the positions that the others had in them.
+
+  Raises ValueError for a document of more than 65,536 tokens.
+  """
+  sizes = np.diff(examples.offsets)
+  if sizes.max(initial=0) > 2**16:
+    raise ValueError(f"positions are 16-bit numbers, and a document has {sizes.max():,} tokens")
+  kept = np.asarray(examples.tokens) != 0
+  offsets = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])[examples.offsets]
+  tokens, positions = np.empty(offsets[-1], np.uint8), np.empty(offsets[-1], np.uint16)
+  for (a, b), (c, d) in zip(itertools.pairwise(examples.offsets), itertools.pairwise(offsets)):
+    positions[c:d] = np.flatnonzero(kept[a:b])
+    tokens[c:d] = examples.tokens[a:b][kept[a:b]]
+  return examples._replace(tokens=tokens, offsets=offsets), positions
 
 
 def choose_buckets(
@@ -134,19 +154,30 @@ class Split:
   """
 
   def __init__(
-    self, examples: Examples, id_offset: int, longest: int, mesh: Mesh, *, on_device: bool
+    self,
+    examples: Examples,
+    id_offset: int,
+    longest: int,
+    mesh: Mesh,
+    *,
+    on_device: bool,
+    positions: UInt16[np.ndarray, "total"] | None = None,
   ) -> None:
-    """longest: the largest bucket. on_device: keep all tokens on every device."""
+    """longest: the largest bucket. on_device: keep all tokens on every device.
+
+    positions: of each token in its input, where some were left out.
+    """
     self._examples, self._mesh, self._id_offset = examples, mesh, id_offset
-    self.on_device = on_device
+    self.on_device, self.longest = on_device, longest
     self.lengths = example_lengths(examples)
+    self._contents = (examples.tokens,) if positions is None else (examples.tokens, positions)
     if on_device:
       everywhere = devices.replicated(mesh)
-      tokens = np.concatenate([examples.tokens, np.zeros(longest, np.uint8)])
+      contents = [np.concatenate([x, np.zeros(longest, x.dtype)]) for x in self._contents]
       starts = examples.offsets[:-1].astype(np.int32)[examples.documents]
       sizes = np.diff(examples.offsets).astype(np.int32)[examples.documents]
       labels = examples.labels.astype(np.int32)
-      self._resident = jax.device_put((tokens, starts, sizes, labels), everywhere)
+      self._resident = jax.device_put((contents, starts, sizes, labels), everywhere)
 
   def arrays(self, dispatch: Dispatch, run: int) -> tuple[Array, ...]:
     """Device arrays for up to `run` batches; their shapes depend on `run` and the bucket alone."""
@@ -159,30 +190,64 @@ class Split:
     sizes = examples.offsets[examples.documents[safe] + 1] - starts
     # Example 0 stands for padding, and may be longer than this bucket.
     sizes = np.minimum(sizes, dispatch.length).astype(np.int32)
-    tokens = np.zeros((*starts.shape, dispatch.length), np.uint8)
+    contents = [np.zeros((*starts.shape, dispatch.length), x.dtype) for x in self._contents]
     for at in np.ndindex(starts.shape):
-      tokens[at][: sizes[at]] = examples.tokens[starts[at] : starts[at] + sizes[at]]
+      for cut, x in zip(contents, self._contents):
+        cut[at][: sizes[at]] = x[starts[at] : starts[at] + sizes[at]]
     labels = examples.labels[safe].astype(np.int32)
-    return jax.device_put((tokens, sizes, labels, index), devices.along(self._mesh, 1))
+    return jax.device_put((contents, sizes, labels, index), devices.along(self._mesh, 1))
 
   def batch(self, arrays: tuple[Array, ...], i: Int[Array, ""], length: int) -> Batch:
     """Batch i of `arrays`, padded to `length`; inside jit."""
     index = arrays[-1][i]
     safe = jnp.maximum(index, 0)
     if self.on_device:
-      tokens, starts, sizes, labels, _ = arrays
-      cut = jax.vmap(jax.vmap(lambda start: lax.dynamic_slice(tokens, (start,), (length,))))
-      tokens, labels = cut(starts[safe]), labels[safe]
-      sizes = jnp.minimum(sizes[safe], length)
+      contents, starts, sizes, labels, _ = arrays
+      contents = [_cut(x, starts[safe], length) for x in contents]
+      sizes, labels = jnp.minimum(sizes[safe], length), labels[safe]
     else:
-      tokens, sizes, labels = (x[i] for x in arrays[:-1])
+      contents, sizes, labels = jax.tree.map(lambda x: x[i], arrays[:-1])
+    real = jnp.arange(length) < sizes[..., None]
+    tokens, *positions = (jnp.where(real, x.astype(jnp.int32), 0) for x in contents)
     return Batch(
-      _ids(tokens, sizes, self._id_offset), sizes, labels, (index >= 0).astype(jnp.float32)
+      ids=jnp.where(real, tokens + self._id_offset, 0),
+      lengths=sizes,
+      positions=positions[0] if positions else None,
+      labels=labels,
+      weights=(index >= 0).astype(jnp.float32),
     )
 
 
-def _ids(
-  tokens: UInt8[Array, "b s n"], sizes: Int[Array, "b s"], offset: int
-) -> Int[Array, "b s n"]:
-  real = jnp.arange(tokens.shape[-1]) < sizes[..., None]
-  return jnp.where(real, tokens.astype(jnp.int32) + offset, 0)
+def splits(
+  data: Mapping[str, Examples],
+  id_offset: int,
+  longest: int,
+  mesh: Mesh,
+  *,
+  gigabytes: float,
+  drop_zeros: bool,
+) -> dict[str, Split]:
+  """Every split where its batches are made: on the device if it has at most `gigabytes`.
+
+  drop_zeros: leave out tokens of id 0. The largest bucket is then the longest document there is,
+  else `longest`.
+  """
+  if drop_zeros and not id_offset:
+    contents = {name: without_zeros(examples) for name, examples in data.items()}
+    longest = max(1, *(int(example_lengths(examples).max()) for examples, _ in contents.values()))
+  else:
+    contents = {name: (examples, None) for name, examples in data.items()}
+  made = {}
+  for name, (examples, positions) in contents.items():
+    size = examples.tokens.nbytes + (0 if positions is None else positions.nbytes)
+    fits = size <= gigabytes * 1e9 and len(examples.tokens) <= 2**31 - longest  # int32 addresses
+    made[name] = Split(
+      examples, id_offset, longest, mesh, on_device=fits, positions=positions
+    )
+  return made
+
+
+def _cut(
+  x: Shaped[Array, "total"], starts: Int[Array, "b s"], length: int
+) -> Shaped[Array, "b s n"]:
+  return jax.vmap(jax.vmap(lambda start: lax.dynamic_slice(x, (start,), (length,))))(starts)

@@ -146,7 +146,7 @@ class Trainer:
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
       rngs = {"dropout": jax.random.fold_in(self._key, state.step)}
       logits = self._model.apply(
-        {"params": params}, batch.ids, batch.lengths, train=True, rngs=rngs
+        {"params": params}, batch.ids, batch.lengths, batch.positions, train=True, rngs=rngs
       )
       loss, correct = cross_entropy(logits, batch)
       return loss.mean(), (loss, correct)
@@ -170,7 +170,7 @@ def make_eval(model: Any, split: Split, length: int) -> Callable[..., Metrics]:
 
   def evaluate(params: Any, arrays: Any) -> Metrics:
     batch = split.batch(arrays, jnp.int32(0), length)
-    logits = model.apply({"params": params}, batch.ids, batch.lengths, train=False)
+    logits = model.apply({"params": params}, batch.ids, batch.lengths, batch.positions, train=False)
     loss, correct = cross_entropy(logits, batch)
     return Metrics.single_from_model_output(loss=loss, correct=correct, mask=batch.weights > 0)
 

@@ -97,7 +97,12 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "t w"], mask: Bool[Array, "b n"], *, train: bool
+    self,
+    x: Float[Array, "t w"],
+    mask: Bool[Array, "b n"],
+    positions: Int[Array, "b n"] | None,
+    *,
+    train: bool,
   ) -> Float[Array, "t w"]:
     attention = SelfAttention(
       self.attention,
@@ -107,7 +112,8 @@ class Block(nn.Module):
       dtype=self.dtype,
       name="attention",
     )
-    h = attention(nn.LayerNorm(dtype=self.dtype, name="norm1")(x), mask, train=train)
+    h = nn.LayerNorm(dtype=self.dtype, name="norm1")(x)
+    h = attention(h, mask, positions, train=train)
     x += Dropout(self.dropout)(h, train=train)
     mlp = Mlp(self.mlp_dim, self.dropout, self.dtype, name="mlp")
     return x + mlp(nn.LayerNorm(dtype=self.dtype, name="norm2")(x), train=train)
@@ -133,16 +139,26 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, ids: Int[Array, "b n"], mask: Bool[Array, "b n"], *, train: bool
+    self,
+    ids: Int[Array, "b n"],
+    mask: Bool[Array, "b n"],
+    positions: Int[Array, "b n"] | None = None,
+    *,
+    train: bool,
   ) -> tuple[Float[Array, "b l w"], Bool[Array, "b l"]]:
-    """Vectors and mask; l = n, or n + 1 with the CLS position in front (masked as token 0 is)."""
+    """Vectors and mask; l = n, or n + 1 with the CLS position in front (masked as token 0 is).
+
+    positions: of each token in its input; None: 0, 1, 2 ... ValueError beside CLS.
+    """
+    if self.cls and positions is not None:
+      raise ValueError("tokens are left out of inputs without CLS only")
     x = Embed(self.vocab_size, self.emb_dim, self.embedding_std, self.dtype, name="embed")(ids)
     if self.cls:
       cls = self.param("cls", nn.initializers.zeros, (self.emb_dim,)).astype(self.dtype)
       x = jnp.concatenate([jnp.broadcast_to(cls, (len(x), 1, self.emb_dim)), x], axis=1)
       mask = jnp.concatenate([mask[:, :1], mask], axis=1)
     b, n, w = x.shape
-    x = (x + self._positions(n).astype(self.dtype)).reshape(b * n, w)
+    x = (x + self._positions(n, positions).astype(self.dtype)).reshape(b * n, w)
     x = Dropout(self.dropout)(x, train=train)
     for i in range(self.num_layers):
       block = Block(
@@ -155,15 +171,20 @@ class Encoder(nn.Module):
         self.dtype,
         name=f"block{i}",
       )
-      x = block(x, mask, train=train)
+      x = block(x, mask, positions, train=train)
     x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
     return x.reshape(b, n, w), mask
 
-  def _positions(self, n: int) -> Float[Array, "n w"]:
-    """Raises ValueError for an unknown kind, or for row_column on a length that is no square."""
-    length, init = self.max_length + self.cls, nn.initializers.normal(0.02)
+  def _positions(self, n: int, at: Int[Array, "b n"] | None) -> Float[Array, "*#b n w"]:
+    """Vectors of the positions `at`, or of the first n."""
     if self.positions == "none":
       return jnp.zeros((n, self.emb_dim))
+    table = self._position_table(n if at is None else self.max_length)
+    return table if at is None else lookup(table, at)
+
+  def _position_table(self, n: int) -> Float[Array, "n w"]:
+    """Raises ValueError for an unknown kind, or for row_column on a length that is no square."""
+    length, init = self.max_length + self.cls, nn.initializers.normal(0.02)
     if self.positions == "sinusoidal":
       return jnp.asarray(sinusoids(n, self.emb_dim))
     if self.positions == "learned":

@@ -37,15 +37,30 @@ class Classifier(nn.Module):
   interaction: str  # a key of INTERACTION, for two streams
   zero_is_padding: bool  # id 0 is masked wherever it stands, as the published harness does
 
+  @property
+  def ignores_zeros(self) -> bool:
+    """Whether tokens of id 0 can be left out of an input without changing its logits."""
+    masked = self.zero_is_padding and not self.encoder.attention_options.get("lra_padding")
+    return masked and self.pooling == "masked_mean" and not self.encoder.cls
+
   @nn.compact
   def __call__(
-    self, ids: Int[Array, "b s n"], lengths: Int[Array, "b s"], *, train: bool
+    self,
+    ids: Int[Array, "b s n"],
+    lengths: Int[Array, "b s"],
+    positions: Int[Array, "b s n"] | None = None,
+    *,
+    train: bool,
   ) -> Float[Array, "b c"]:
-    """Logits. `lengths` are true lengths; ids at or past them have no influence."""
+    """Logits. `lengths` are true lengths; ids at or past them have no influence.
+
+    positions: of each token in its input, ascending, where some are left out; None: 0, 1, 2 ...
+    """
     b, s, n = ids.shape
     ids = ids.reshape(b * s, n)
+    positions = None if positions is None else positions.reshape(b * s, n)
     mask = ids > 0 if self.zero_is_padding else jnp.arange(n) < lengths.reshape(b * s, 1)
-    x, mask = self.encoder(ids, mask, train=train)
+    x, mask = self.encoder(ids, mask, positions, train=train)
     pooled = POOLING[self.pooling](x.astype(jnp.promote_types(x.dtype, jnp.float32)), mask)
     if s == 1:
       features, widths = pooled, (self.encoder.mlp_dim,)

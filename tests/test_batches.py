@@ -134,28 +134,36 @@ def documents(streams):
   return packed._replace(documents=index, labels=rng.integers(0, 10, 60).astype(np.uint8))
 
 
-def split(examples, on_device, id_offset=1, longest=16):
+def split(examples, on_device, id_offset=1, longest=16, positions=None):
   mesh = devices.data_mesh()
-  return batches.Split(examples, id_offset, longest, mesh, on_device=on_device)
+  return batches.Split(
+    examples, id_offset, longest, mesh, on_device=on_device, positions=positions
+  )
 
 
-def naive(examples: Examples, index, length, id_offset):
+def naive(examples: Examples, index, length, id_offset, places=None):
   ids = np.zeros((len(index), examples.documents.shape[1], length), np.int32)
-  lengths = np.zeros(ids.shape[:2], np.int32)
+  lengths, positions = np.zeros(ids.shape[:2], np.int32), np.zeros_like(ids)
   for row, example in enumerate(index):
     for stream, d in enumerate(examples.documents[example]):
       tokens = examples.tokens[examples.offsets[d] : examples.offsets[d + 1]]
       ids[row, stream, : len(tokens)] = tokens.astype(np.int32) + id_offset
       lengths[row, stream] = len(tokens)
-  return ids, lengths, examples.labels[index], np.ones(len(index))
+      if places is not None:
+        piece = slice(*examples.offsets[d : d + 2])
+        positions[row, stream, : len(tokens)] = places[piece]
+  made = ids, lengths, positions, examples.labels[index], np.ones(len(index))
+  return made if places is not None else (*made[:2], *made[3:])
 
 
 @pytest.mark.parametrize("on_device", [True, False])
 @pytest.mark.parametrize("streams", [1, 2])
-@pytest.mark.parametrize("id_offset", [0, 1])
-def test_batch_equals_a_naive_gather(on_device, streams, id_offset):
-  examples = documents(streams)
-  s = split(examples, on_device, id_offset)
+@pytest.mark.parametrize("id_offset, sparse", [(0, False), (1, False), (0, True)])
+def test_batch_equals_a_naive_gather(on_device, streams, id_offset, sparse):
+  examples, places = documents(streams), None
+  if sparse:
+    examples, places = batches.without_zeros(examples._replace(tokens=examples.tokens // 128))
+  s = split(examples, on_device, id_offset, positions=places)
   np.testing.assert_array_equal(
     s.lengths, naive(examples, range(60), 16, 0)[1].max(1)
   )  # the longest document of each example
@@ -169,8 +177,10 @@ def test_batch_equals_a_naive_gather(on_device, streams, id_offset):
     assert batch.ids.shape == (8, streams, 12) and batch.ids.dtype == np.int32
     np.testing.assert_array_equal(batch.weights, np.arange(8) < real)
     if real:
-      for got, wanted in zip(batch, naive(examples, index[i, :real], 12, id_offset), strict=True):
-        np.testing.assert_array_equal(got[:real], wanted)
+      got = [x for x in batch if x is not None]
+      wanted = naive(examples, index[i, :real], 12, id_offset, places)
+      for array, wanted in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(array[:real], wanted)
 
 
 def test_device_and_host_give_the_same_batches():
@@ -179,14 +189,44 @@ def test_device_and_host_give_the_same_batches():
       s.batch(s.arrays(dispatch, 1), 0, dispatch.length)
       for s in (split(documents(2), True), split(documents(2), False))
     ]
-    for a, b in zip(*made, strict=True):
+    for a, b in zip(*(jax.tree.leaves(batch) for batch in made), strict=True):
       assert a.dtype == b.dtype
       np.testing.assert_array_equal(a, b)
 
 
+def test_documents_without_zeros_keep_values_and_places():
+  tokens = np.random.default_rng(0).integers(0, 3, 50, np.uint8)
+  tokens[10:20] = 0  # a document of nothing else
+  whole = Examples(tokens, np.arange(0, 60, 10), np.array([[0, 4], [1, 1]]), np.zeros(2, np.uint8))
+  short, positions = batches.without_zeros(whole)
+  assert short.tokens.all() and short.offsets[2] == short.offsets[1]
+  for d in range(5):
+    piece, again = slice(*short.offsets[d : d + 2]), np.zeros(10, np.uint8)
+    assert (np.diff(positions[piece].astype(int)) > 0).all()
+    again[positions[piece]] = short.tokens[piece]
+    np.testing.assert_array_equal(again, tokens[10 * d : 10 * d + 10])
+
+
+@pytest.mark.parametrize("drop_zeros, id_offset, longest", [(1, 0, 9), (1, 1, 16), (0, 0, 16)])
+def test_zeros_are_dropped_where_they_are_padding(drop_zeros, id_offset, longest):
+  images = np.tile(np.arange(16, dtype=np.uint8) % 16 * (np.arange(16) < 10), (2, 1))
+  data = {name: pack(images[:, :n], [0, 1]) for name, n in (("train", 8), ("test", 16))}
+  made = batches.splits(
+    data, id_offset, 16, devices.data_mesh(), gigabytes=1.0, drop_zeros=bool(drop_zeros)
+  )
+  assert {s.longest for s in made.values()} == {longest}
+  assert made["test"].lengths.tolist() == [min(longest, 16)] * 2
+  assert made["train"].lengths.tolist() == [7 if longest == 9 else 8] * 2
+
+
+def test_positions_are_refused_where_they_do_not_fit():
+  with pytest.raises(ValueError, match="65,537 tokens"):
+    batches.without_zeros(pack([np.ones(2**16 + 1, np.uint8)], [0]))
+
+
 def test_batches_are_spread_over_the_devices():
   arrays = split(documents(1), False).arrays(batches.Dispatch(16, np.zeros((1, 16), np.int32)), 1)
-  for array in arrays:
+  for array in jax.tree.leaves(arrays):
     assert array.sharding.shard_shape(array.shape)[1] == 16 // jax.device_count()
 
 

@@ -140,7 +140,7 @@ def test_first_bad_is_the_first_step_that_is_not_finite(made):
 
 
 def test_one_infinite_loss_is_bad():
-  batch = Batch(*([None] * 2), labels=jnp.array([0, 1]), weights=jnp.ones(2))
+  batch = Batch(*([None] * 3), labels=jnp.array([0, 1]), weights=jnp.ones(2))
   loss, correct = step.cross_entropy(jnp.array([[0.0, 0.0], [np.inf, 0.0]]), batch)
   assert loss[0] == pytest.approx(np.log(2)) and not np.isfinite(loss[1])
   assert correct.tolist() == [1.0, 0.0]

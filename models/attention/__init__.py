@@ -9,7 +9,8 @@ Masked keys never influence the output; a query with nothing to attend to gets z
 keys j <= i, also when n != m. `init_state` and `step` run linear and cosFormer token by token.
 
 A mechanism is a module with `attend` and `weights`, named once more in ATTENTION; keyword arguments
-of its `attend` are the options that `config.model.attention_options` may set.
+of its `attend` are the options that `config.model.attention_options` may set. One that depends on
+where tokens stand takes `positions` [b n] of self-attention, too, for inputs with tokens left out.
 """
 
 import inspect
@@ -23,5 +24,5 @@ def options(name: str) -> tuple[str, ...]:
   """What `attention_options` may hold for a mechanism. Raises KeyError naming those there are."""
   if name not in ATTENTION:
     raise KeyError(f"unknown attention {name!r}; there are {', '.join(sorted(ATTENTION))}")
-  contract = {"q", "k", "v", "mask", "causal", "dropout_key"}
+  contract = {"q", "k", "v", "mask", "causal", "dropout_key", "positions"}
   return tuple(p for p in inspect.signature(ATTENTION[name].attend).parameters if p not in contract)

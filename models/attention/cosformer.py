@@ -23,6 +23,7 @@ def attend(
   *,
   mask: Bool[Array, "b m"] | None = None,
   causal: bool = False,
+  positions: Int[Array, "b n"] | None = None,
   length: int | Int[Array, "b"] | None = None,
   feature_map: str = "relu",
   reweight: str = "cos",
@@ -33,6 +34,7 @@ def attend(
 
   length: M, one number or one per example. None: the position after the last real key, and at least
     n in cross attention (n != m), where all queries are taken as real.
+  positions: i and j of the tokens in self-attention, where they are not 0, 1, 2 ...
   feature_map: a key of `kernel.FEATURE_MAPS`. reweight: "cos" or "none" (plain kernel attention).
   chunk: tokens per step of the causal form; changes time and memory, never the result.
   lra_padding: ignore `mask`, as the published harness does for linear mechanisms; M is then m.
@@ -44,7 +46,7 @@ def attend(
   x = kernel.values(v, mask)
   f = x.shape[-1]
   if _reweighted(reweight):
-    angles = _angles(q.shape[1], k.shape[1], mask, length, kernel.sum_dtype(q))
+    angles = _angles(q.shape[1], k.shape[1], mask, positions, length, kernel.sum_dtype(q))
     (cos_q, sin_q), (cos_k, sin_k) = ((jnp.cos(a), jnp.sin(a)) for a in angles)
     x = jnp.concatenate([x * cos_k.astype(x.dtype), x * sin_k.astype(x.dtype)], -1)
     sums = kernel.sums(phi, x, causal=causal, chunk=chunk)
@@ -61,6 +63,7 @@ def weights(
   *,
   mask: Bool[Array, "b m"] | None = None,
   causal: bool = False,
+  positions: Int[Array, "b n"] | None = None,
   length: int | Int[Array, "b"] | None = None,
   feature_map: str = "relu",
   reweight: str = "cos",
@@ -70,7 +73,7 @@ def weights(
   mask = None if lra_padding else mask
   scores = kernel.scores(q, k, mask, causal, feature_map)
   if _reweighted(reweight):
-    a, b = _angles(q.shape[1], k.shape[1], mask, length, scores.dtype)
+    a, b = _angles(q.shape[1], k.shape[1], mask, positions, length, scores.dtype)
     scores *= jnp.cos(a - jnp.swapaxes(b, 2, 3))
   return scores / _at_least(scores.sum(-1, keepdims=True), EPSILON)
 
@@ -111,9 +114,9 @@ def _reweighted(reweight: str) -> bool:
 
 
 def _angle(position: Array, length: int | Array, dtype: jnp.dtype) -> Float[Array, "#b *n"]:
-  """pi/2 min(position, M)/M, for M of shape [] or [b]."""
+  """pi/2 min(position, M)/M, for M of shape [] or [b] and position [], [n] or [b n]."""
   length = jnp.atleast_1d(jnp.asarray(length, dtype))
-  length = length.reshape(-1, *([1] * jnp.ndim(position)))
+  length = length.reshape(-1, *([1] * min(jnp.ndim(position), 1)))
   return jnp.pi / 2 * jnp.minimum(jnp.asarray(position, dtype) / jnp.maximum(length, 1), 1)
 
 
@@ -121,16 +124,20 @@ def _angles(
   n: int,
   m: int,
   mask: Bool[Array, "b m"] | None,
+  positions: Int[Array, "b n"] | None,
   length: int | Int[Array, "b"] | None,
   dtype: jnp.dtype,
 ) -> tuple[Float[Array, "#b 1 n 1"], Float[Array, "#b 1 m 1"]]:
   """The angles of queries and keys."""
   if mask is None and isinstance(length, int) and length < max(n, m):
     raise ValueError(f"cosFormer's M = {length} is less than the sequence length {max(n, m)}")
+  if positions is not None and n != m:
+    raise ValueError("positions are those of self-attention, where queries and keys are the same")
+  i, j = (jnp.arange(s) if positions is None else positions for s in (n, m))
   if length is None:
-    last = m if mask is None else jnp.max(jnp.where(mask, jnp.arange(1, m + 1), 0), axis=1)
+    last = jnp.max(j + 1 if mask is None else jnp.where(mask, j + 1, 0), axis=-1)
     length = last if n == m else jnp.maximum(last, n)
-  return tuple(_angle(jnp.arange(s), length, dtype)[:, None, :, None] for s in (n, m))
+  return tuple(_angle(at, length, dtype)[:, None, :, None] for at in (i, j))
 
 
 def _at_least(normaliser: Array, floor: Array | float) -> Array:

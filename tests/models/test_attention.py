@@ -53,6 +53,43 @@ def test_attend_is_weights_times_values(x64, name, causal, n, m, masked):
 
 @every_mechanism
 @causal_or_not
+@pytest.mark.parametrize("form", ["attend", "dense"])
+def test_masked_tokens_can_be_left_out(x64, name, causal, form):
+  """With the positions of the others, nothing changes for them: values and gradients."""
+  q, k, v = oracle.inputs(3, 20)
+  mask = np.random.default_rng(1).random((3, 20)) < [[0.3], [0.6], [1.0]]
+  mask[0, :4] = mask[1, -3:] = False
+  order = np.argsort(~mask, axis=1, kind="stable")
+  keep = mask.sum(1).max()
+  real = jnp.asarray(np.arange(keep) < mask.sum(1)[:, None])
+  order = jnp.asarray(order[:, :keep])
+  attend = ATTENTION[name].attend if form == "attend" else partial(dense, name)
+  positions = "positions" in inspect.signature(ATTENTION[name].attend).parameters
+  given = {"positions": order * real} if positions else {}
+
+  def cut(x):
+    return jnp.where(real[..., None, None], jnp.take_along_axis(x, order[..., None, None], 1), 0)
+
+  def short(q, k, v):
+    out = attend(*map(cut, (q, k, v)), mask=real, causal=causal, **given)
+    return jnp.where(real[..., None, None], out, 0)
+
+  def whole(q, k, v):
+    return cut(attend(q, k, v, mask=jnp.asarray(mask), causal=causal))
+
+  cotangent = jnp.cos(jnp.arange(3 * keep * 2 * 3)).reshape(3, keep, 2, 3)
+  actual, expected = (oracle.value_and_grads(f, cotangent, q, k, v) for f in (short, whole))
+  oracle.assert_close(actual, expected, 1e-10)
+
+
+def test_positions_are_those_of_self_attention():
+  q, k, v = oracle.inputs(2, 5, 7)
+  with pytest.raises(ValueError, match="self-attention"):
+    ATTENTION["cosformer"].attend(q, k, v, positions=jnp.zeros((2, 5), int))
+
+
+@every_mechanism
+@causal_or_not
 def test_rows_sum_to_one_or_nothing(name, causal):
   q, k, _ = oracle.inputs(4, 33, d=2)
   mask = oracle.masks(33)

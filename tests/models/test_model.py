@@ -158,6 +158,72 @@ def test_two_streams_share_the_encoder_and_meet_in_the_features():
     oracle.assert_close(run(params, same[:, ::-1], jnp.repeat(lengths[:, :1], 2, 1)), twins, 1e-6)
 
 
+def compacted(ids):
+  """ids [b s n] without zeros, padded again; lengths and positions."""
+  order = np.argsort(np.asarray(ids) == 0, axis=-1, kind="stable")
+  lengths = (np.asarray(ids) > 0).sum(-1)
+  real = np.arange(ids.shape[-1]) < lengths[..., None]
+  cut = lengths.max() + 1  # another bucket than that of the whole images
+  short = np.take_along_axis(np.asarray(ids), order, -1)
+  return tuple(jnp.asarray(x) for x in (short[..., :cut], lengths, (order * real)[..., :cut]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("positions", sorted(POSITIONS))
+@pytest.mark.parametrize(
+  "attention, options",
+  [(name, {}) for name in sorted(ATTENTION)]
+  + [("cosformer", {"length": 40}), ("softmax", {"block": 64})],
+)
+def test_masked_pixels_need_not_be_computed(attention, options, positions, seed):
+  model = build(
+    max_length=36,
+    attention=attention,
+    attention_options=options,
+    num_layers=2,
+    positions=positions,
+    cls=False,
+    pooling="masked_mean",
+    zero_is_padding=True,
+  )
+  assert model.ignores_zeros
+  rng = np.random.default_rng(seed)
+  ids = rng.integers(1, 50, (4, 1, 36)) * (rng.random((4, 1, 36)) < rng.random((4, 1, 1)) ** 2)
+  ids[1] = 0  # an image that is black
+  ids[2, 0, :5], ids[2, 0, -1] = 0, 1
+  ids = jnp.asarray(ids)
+  params = parameters(model, ids, jnp.full((4, 1), 36))
+
+  def logits_and_gradients(*inputs):
+    return jax.value_and_grad(
+      lambda params: (out := model.apply(params, *inputs, train=False), jnp.sin(out).sum())[::-1],
+      has_aux=True,
+    )(params)
+
+  whole = logits_and_gradients(ids, jnp.full((4, 1), 36))
+  oracle.assert_close(logits_and_gradients(*compacted(ids)), whole, 2e-5)
+
+
+@pytest.mark.parametrize(
+  "config",
+  [
+    {"zero_is_padding": False},
+    {"cls": True},
+    {"pooling": "mean"},
+    {"pooling": "first"},
+    {"attention_options": {"lra_padding": True}},
+  ],
+)
+def test_zeros_stay_where_something_sees_them(config):
+  exact = {"cls": False, "pooling": "masked_mean", "zero_is_padding": True}
+  assert build(**exact).ignores_zeros and not build(**exact | config).ignores_zeros
+
+
+def test_tokens_are_not_left_out_beside_cls():
+  with pytest.raises(ValueError, match="without CLS"):
+    build().init(jax.random.key(0), *batch(), batch()[0], train=False)
+
+
 def test_a_zero_is_a_value_unless_it_is_padding():
   """Black pixels: the mask comes from the length, or from the ids where the published code does."""
   ids, lengths = batch(16, np.full((1, 1), 16))
