@@ -16,7 +16,7 @@ import pytest
 import tiny
 from tiny import space  # noqa: F401
 
-from lra import command, jobs, launch, sweep
+from lra import command, cores, jobs, launch, sweep
 from lra.process import StopRequest
 from lra.errors import UserError
 from lra.sweep import Running
@@ -37,14 +37,18 @@ def fake(tmp_path, monkeypatch):
   home = tmp_path / "runs"
   home.mkdir()
 
-  def run(*seeds, **options):
+  def run(*seeds, cluster="debug", **options):
     cells = sweep.cells(["listops"], ["linear"], seeds, preset="quick", runs_dir=home)
     for cell in cells:
       (home / f"{cell.seed}.json").write_text(json.dumps(cell.config))
     monkeypatch.setattr(sweep, "ROOT", tmp_path)
     monkeypatch.setattr(launch, "InProcess", launch.Training)
+    if cluster == "local":  # the processes of its jobs find that folder, too
+      monkeypatch.chdir(tmp_path)
+      for name in ("lra", "models", "configs"):
+        (tmp_path / name).symlink_to(tiny.ROOT / name)
     try:
-      return jobs.Sweep(cells, cluster="debug", **options).run(StopRequest())
+      return jobs.Sweep(cells, cluster=cluster, **options).run(StopRequest())
     finally:
       monkeypatch.undo()
 
@@ -233,6 +237,83 @@ def test_gpus_are_dealt_one_each(monkeypatch, fake, tmp_path):
   assert next(tmp_path.glob("runs/*/calls")).read_text() == "7\n"
 
 
+def seen(tmp_path):
+  """[thread counts, affinity] of each run of `fake`, by its seed."""
+  return [json.loads(p.read_text()) for p in sorted(tmp_path.glob("runs/*/cores.json"))]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this OS has no affinity")
+def test_runs_at_a_time_have_cores_of_their_own(fake, tmp_path):
+  here = cores.available()
+  if len(here) < 2:
+    pytest.skip("one core here, two are wanted")
+  assert by_seed(fake(0, 4, cluster="local", jobs=2, cores=here[:2])) == ([0, 4], [], [])
+  assert seen(tmp_path) == [[["1"], here[:1]], [["1"], here[1:2]]]
+  assert cores.available() == here
+
+
+def test_one_run_at_a_time_has_all_cores(fake, tmp_path):
+  here = cores.available()
+  fake(0, jobs=1, cores=here)
+  affinity = here if hasattr(os, "sched_getaffinity") else None
+  assert seen(tmp_path) == [[[str(len(here))], affinity]]
+
+
+def test_without_affinity_the_thread_counts_are_left(monkeypatch, fake, tmp_path):
+  for name in ("sched_getaffinity", "sched_setaffinity"):
+    monkeypatch.delattr(os, name, raising=False)
+  monkeypatch.setattr(os, "cpu_count", lambda: 6)
+  monkeypatch.delenv("NPROC", raising=False)
+  assert cores.available() == list(range(6))
+  training = launch.Training(*sweep.cells(["listops"], ["linear"], [0]), {}, cores.share(0, 2, range(6)))
+  assert set(training.environment) == set(cores.THREADS)
+  monkeypatch.setenv("NPROC", training.environment["NPROC"])
+  assert cores.available() == [0, 1, 2]
+  with cores.only([4]):
+    pass
+
+
+def test_cores_are_shared_out_evenly():
+  deal = lambda jobs, *numbers: [cores.share(slot, jobs, numbers) for slot in range(jobs)]
+  assert deal(1, 2, 5, 7) == [[2, 5, 7]]
+  assert deal(2, 0, 1, 2, 3) == [[0, 1], [2, 3]]
+  assert deal(2, 0, 1, 2) == [[0], [1]]  # all runs on as many
+  assert deal(3, 4, 6) == [[4], [6], [4]]
+  assert cores.plan(1, [0, 1]) == "one run at a time, on 2 cores"
+  assert cores.plan(2, [0, 1]) == "2 runs at a time, one core each (a run on all cores: --jobs 1)"
+  assert "3 runs at a time, one core each, 2 in all (" in cores.plan(3, [0, 1])
+
+
+@pytest.mark.parametrize(
+  "platforms, gpus, asked, jobs, own",
+  [
+    ("cpu", [], "", 3, [4, 5, 8]),
+    ("cpu", ["0"], "", 3, [4, 5, 8]),
+    ("", ["0", "1"], "", 2, []),
+    ("", [], "cpu", 3, [4, 5, 8]),
+    ("", [], "tpu", 1, []),
+    ("cuda", [], "", 1, []),
+  ],
+)
+def test_a_run_a_core_on_a_cpu_alone(monkeypatch, tmp_path, platforms, gpus, asked, jobs, own):
+  class Asked:
+    def __init__(self, cells, **options):
+      assert (options["jobs"], options["cores"]) == (jobs, own)
+      assert options["devices"] == ([] if own else gpus)
+      raise InterruptedError
+
+  monkeypatch.setenv("JAX_PLATFORMS", platforms)
+  monkeypatch.setattr(launch, "gpus", lambda: gpus)
+  answer = subprocess.CompletedProcess([], 0, f"{asked}\n")
+  monkeypatch.setattr(launch.subprocess, "run", lambda *_, **__: answer)
+  monkeypatch.setattr(cores, "available", lambda: [4, 5, 8])
+  monkeypatch.setattr(sweep_script.jobs, "Sweep", Asked)
+  given = ["--tasks", "text", "image", "--seeds", "0", "--runs_dir", str(tmp_path)]
+  monkeypatch.setattr(sys, "argv", ["sweep.py", *given])
+  with pytest.raises(InterruptedError):
+    sweep_script.main()
+
+
 def test_time_left():
   left = sweep.seconds_left
   assert left({}, [], ["text"], 1) is None
@@ -301,6 +382,11 @@ def test_local_sweep_is_stopped_by_ctrl_c_and_finishes_when_run_again(space, tmp
     time.sleep(0.02)
   os.killpg(first.pid, signal.SIGINT)  # what Ctrl-C does
   out, _ = first.communicate(timeout=100)
+  assert cores.plan(2, cores.available()) in out
+  own = len(cores.share(0, 2, cores.available()))
+  for folder in folders if hasattr(os, "sched_getaffinity") else ():
+    device = json.loads(Path(folder, "environment.json").read_text())["device"]
+    assert device == f"{own} CPU core{'s' if own > 1 else ''}"
   assert first.returncode == 130 and "2 runs write a checkpoint and end" in out, out
   assert "stopped; the same command continues" in out
   assert not any(os.path.exists(f"{folder}/result.json") for folder in folders)
