@@ -1,11 +1,12 @@
-"""The CPU cores of this machine: which this process may use, and the share of each of several runs."""
+"""The CPU cores of this machine: which this process may use, and how runs share them."""
 
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
 # NPROC is XLA's, which otherwise goes by the affinity.
-THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMBA")
+THREADS = ("NPROC", *(f"{name}_NUM_THREADS" for name in LIBRARIES))
 
 
 def available() -> list[int]:
@@ -17,7 +18,7 @@ def available() -> list[int]:
 
 
 def share(slot: int, jobs: int, cores: Sequence[int]) -> list[int]:
-  """The cores of job number `slot` of `jobs`: as many for each, or one in turn if there are too few.
+  """Those of job number `slot` of `jobs`: as many for each, or one in turn if there are too few.
 
   What is left over stays idle, so that the speeds of runs can be compared.
   """
