@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lra import launch, sweep
+from lra import cores, launch, sweep
 from lra.process import StopRequest
 from lra.errors import UserError
 from lra.progress import Progress, duration
@@ -38,13 +38,17 @@ class Sweep:
     options: Mapping[str, Any] | None = None,
     jobs: int = 1,
     devices: Sequence[str] = (),
+    cores: Sequence[int] = (),
     retries: int = 0,
     progress: Progress | None = None,
     period: float = 1.0,
   ) -> None:
-    """jobs: how many at a time; retries: of each failed cell; period: seconds between looks."""
+    """jobs: how many at a time; cores: shared out among them, or () and each may use all.
+
+    retries: of each failed cell; period: seconds between looks.
+    """
     self.cluster, self.jobs, self.devices, self.period = cluster, jobs, devices, period
-    self._watch, self._stopping = launch.Watch(cluster), False
+    self.cores, self._watch, self._stopping = cores, launch.Watch(cluster), False
     self.options, self.progress = dict(options or {}), progress or Progress()
     self.finished = {cell: found for cell in cells if (found := sweep.result(cell)) is not None}
     self.failed: dict[Cell, str] = {}
@@ -93,10 +97,11 @@ class Sweep:
     environment = (
       {} if self.cluster == "slurm" else launch.device_environment(slot, self.devices, self.jobs)
     )
+    own = cores.share(slot, self.jobs, self.cores) if self.cores else ()
     kind = launch.InProcess if self.cluster == "debug" else launch.Training
     with launch.ignored(signal.SIGINT) if self.cluster == "local" else contextlib.nullcontext():
       try:
-        job = launch.submit(made, kind(cell, environment))
+        job = launch.submit(made, kind(cell, environment, own))
       except UserError as error:
         self.waiting.appendleft(cell)
         if not self.running:

@@ -21,7 +21,7 @@ from typing import Any
 import submitit
 from absl import flags
 
-from lra import command, sweep
+from lra import command, cores, sweep
 from lra.errors import UserError
 from lra.sweep import Cell
 
@@ -31,9 +31,12 @@ YEAR = 365 * 24 * 60  # minutes
 class Training(submitit.helpers.Checkpointable):
   """One train.py as a job; returns its exit code and whether it was asked to stop."""
 
-  def __init__(self, cell: Cell, environment: Mapping[str, str | None]) -> None:
-    """environment: variables to set, or with None to unset."""
-    self.arguments, self.log, self.environment = cell.arguments, cell.log, dict(environment)
+  def __init__(
+    self, cell: Cell, environment: Mapping[str, str | None], own: Sequence[int] = ()
+  ) -> None:
+    """environment: variables to set, or with None to unset; own: its cores, if not all."""
+    self.arguments, self.log, self.own = cell.arguments, cell.log, list(own)
+    self.environment = dict(environment) | cores.environment(own)
 
   def __call__(self) -> tuple[int, bool]:
     self._process, self._asked = None, set()
@@ -64,7 +67,7 @@ class Training(submitit.helpers.Checkpointable):
         if self._asked:
           return 128 + signal.SIGTERM
         time.sleep(0.5)
-      with open(self.log, "wb") as log, ignored(signal.SIGUSR2):
+      with open(self.log, "wb") as log, ignored(signal.SIGUSR2), cores.only(self.own):
         process = subprocess.Popen(
           [sys.executable, "train.py", *self.arguments],
           cwd=sweep.ROOT,
@@ -89,7 +92,7 @@ class InProcess:
   Such a run is no result: its peak memory is that of all the runs before it, too.
   """
 
-  def __init__(self, cell: Cell, _: Mapping[str, str | None]) -> None:
+  def __init__(self, cell: Cell, *_: Any) -> None:
     self.arguments, self.log = cell.arguments, cell.log
 
   def __call__(self) -> tuple[int, bool]:
@@ -208,6 +211,20 @@ def gpus() -> list[str]:
     return []
   names = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
   return [str(i) for i in range(len(names))] if listed.returncode == 0 else []
+
+
+def on_cpu() -> bool:
+  """Whether runs would be on the CPU of this machine."""
+  if given := os.environ.get("JAX_PLATFORMS"):
+    return given == "cpu"
+  if gpus():
+    return False
+  ask = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+  try:  # in a process of its own: the one that finds a TPU holds it until it ends
+    answer = subprocess.run(ask, capture_output=True, text=True, timeout=120)
+  except subprocess.TimeoutExpired:
+    return False
+  return answer.stdout.strip() == "cpu"
 
 
 def device_environment(slot: int, devices: Sequence[str], jobs: int) -> dict[str, str | None]:

@@ -7,7 +7,6 @@ compared bit for bit; keys under "time/" are measurements of the machine and nev
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import shlex
 import statistics
@@ -21,6 +20,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from configs.lra.base import complete
+from lra import cores
 from lra.errors import UserError
 
 
@@ -116,13 +116,14 @@ def rates(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def environment() -> dict[str, Any]:
   """Versions, devices, revision and command line."""
   packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "numba")
-  device = jax.devices()[0]
+  device, count = jax.devices()[0], len(cores.available())
+  of_cpu = f"{count} CPU core{'s' if count > 1 else ''}"
   return {
     "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     "python": platform.python_version(),
     "packages": {name: importlib.metadata.version(name) for name in packages},
     "platform": device.platform,
-    "device": device.device_kind if device.platform != "cpu" else f"{os.cpu_count()} CPU cores",
+    "device": device.device_kind if device.platform != "cpu" else of_cpu,
     "devices": jax.device_count(),
     "hosts": jax.process_count(),
     "revision": _git("rev-parse", "HEAD"),

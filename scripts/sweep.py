@@ -1,7 +1,7 @@
 """Runs tasks x attentions x seeds, each as the train.py command that a person would type.
 
     scripts/run scripts/sweep.py                         five tasks, three mechanisms, seeds 0 1 2
-    scripts/run scripts/sweep.py --preset quick --seeds 0 --jobs 2
+    scripts/run scripts/sweep.py --preset quick --seeds 0
     scripts/run scripts/sweep.py --tasks text image --attentions cosformer --config.train.steps=100
     scripts/run scripts/sweep.py --attentions cosformer --grid \\
       model.attention_options.feature_map=relu,leaky_relu,identity
@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra import jobs, launch, sweep
+from lra import cores, jobs, launch, sweep
 from lra.process import StopRequest, run_main
 from lra.errors import UserError
 from lra.progress import Progress
@@ -51,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
     help="debug: one after another in this process, for a debugger; not for results",
   )
   made.add_argument(
-    "--jobs", type=int, help="at a time; default: one a GPU, or 1; on Slurm no limit"
+    "--jobs",
+    type=int,
+    help="at a time; default: one a GPU, or one a CPU core, each on its own; on Slurm no limit",
   )
   slurm = made.add_argument_group("Slurm, for each job")
   slurm.add_argument("--partition")
@@ -121,8 +123,11 @@ def main() -> int:
       print(cell.command + ("  # finished" if sweep.result(cell) else ""))
     return 0
 
-  progress, devices = Progress(), launch.gpus() if args.cluster != "slurm" else []
-  limit = len(cells) if args.cluster == "slurm" else max(1, len(devices))
+  progress = Progress()
+  own = cores.available() if args.cluster == "local" and launch.on_cpu() else []
+  devices = [] if own or args.cluster == "slurm" else launch.gpus()
+  limit = max(1, len(own or devices))
+  limit = len(cells) if args.cluster == "slurm" else min(limit, len(cells))
   limit = limit if args.jobs is None else args.jobs
   if limit < 1:
     raise UserError(f"--jobs must be at least 1, not {limit}")
@@ -132,10 +137,13 @@ def main() -> int:
     options=slurm_options(args) if args.cluster == "slurm" else {},
     jobs=1 if args.cluster == "debug" else limit,
     devices=devices,
+    cores=own,
     retries=args.retries,
     progress=progress,
   )
   progress.line(f"runs: {len(cells)}, finished before: {len(going.finished)}")
+  if own and going.waiting:
+    progress.line(cores.plan(limit, own))
   for cell in going.waiting:
     if error := sweep.last_error(cell.log):
       progress.line(f"{cell.folder.name}: failed before, tried again: {error}")

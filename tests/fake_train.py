@@ -14,6 +14,9 @@ folder.mkdir(parents=True, exist_ok=True)
 with open(folder / "calls", "a") as file:
   print(os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
 calls = len((folder / "calls").read_text().splitlines())
+threads = sorted({os.environ.get(f"{name}_NUM_THREADS") for name in ("OMP", "OPENBLAS", "NUMBA")})
+affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+(folder / "cores.json").write_text(json.dumps([threads, affinity]))
 print("working")
 if seed == 1:
   sys.exit("error: no such luck; try another seed")

@@ -1,7 +1,9 @@
 """The run directory: what is refused, what is dropped, what is written whole."""
 
 import json
+import os
 
+import jax
 import pytest
 import tiny
 from ml_collections import ConfigDict
@@ -133,6 +135,21 @@ def test_restart_puts_the_metrics_aside(tmp_path):
   assert [json.loads((tmp_path / f"metrics.attempt{i}.jsonl").read_text()) for i in range(3)] == [
     {"step": 1, "train/loss": float(i)} for i in range(3)
   ]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this OS has no affinity")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="on a CPU")
+def test_cores_are_those_the_process_may_use_and_another_number_is_another_session(
+  tmp_path, monkeypatch
+):
+  for mask in ({3}, {0, 2, 5}):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: mask)
+    run = records.Run(tmp_path, CONFIG)
+    run.start(2, "data")
+    run.close()
+  written = json.loads((tmp_path / "environment.json").read_text())
+  assert [s["device"] for s in written["sessions"]] == ["1 CPU core", "3 CPU cores"]
+  assert written["device"] == "3 CPU cores"
 
 
 def test_environment_names_versions_and_revision():

@@ -16,7 +16,7 @@ import pytest
 import tiny
 from tiny import space  # noqa: F401
 
-from lra import command, jobs, launch, sweep
+from lra import command, cores, jobs, launch, sweep
 from lra.process import StopRequest
 from lra.errors import UserError
 from lra.sweep import Running
@@ -37,14 +37,18 @@ def fake(tmp_path, monkeypatch):
   home = tmp_path / "runs"
   home.mkdir()
 
-  def run(*seeds, **options):
+  def run(*seeds, cluster="debug", **options):
     cells = sweep.cells(["listops"], ["linear"], seeds, preset="quick", runs_dir=home)
     for cell in cells:
       (home / f"{cell.seed}.json").write_text(json.dumps(cell.config))
     monkeypatch.setattr(sweep, "ROOT", tmp_path)
     monkeypatch.setattr(launch, "InProcess", launch.Training)
+    if cluster == "local":  # the processes of its jobs find that folder, too
+      monkeypatch.chdir(tmp_path)
+      for name in ("lra", "models", "configs"):
+        (tmp_path / name).symlink_to(tiny.ROOT / name)
     try:
-      return jobs.Sweep(cells, cluster="debug", **options).run(StopRequest())
+      return jobs.Sweep(cells, cluster=cluster, **options).run(StopRequest())
     finally:
       monkeypatch.undo()
 
@@ -293,7 +297,9 @@ def test_local_sweep_is_stopped_by_ctrl_c_and_finishes_when_run_again(space, tmp
   folders = [command.read(shlex.split(c)[2:]).workdir for c in commands]
   assert len(folders) == 2 and all(c.startswith("python train.py --config ") for c in commands)
 
-  first = start(space, tmp_path, "--seeds", "0", "1")
+  one = cores.available()[:1]
+  with cores.only(one):  # both on the same core, so that neither ends before the other begins
+    first = start(space, tmp_path, "--seeds", "0", "1")
   deadline = time.monotonic() + 100
   begun = lambda folder: (file := Path(folder, "metrics.jsonl")).exists() and file.stat().st_size
   while not all(map(begun, folders)):
@@ -301,6 +307,9 @@ def test_local_sweep_is_stopped_by_ctrl_c_and_finishes_when_run_again(space, tmp
     time.sleep(0.02)
   os.killpg(first.pid, signal.SIGINT)  # what Ctrl-C does
   out, _ = first.communicate(timeout=100)
+  if hasattr(os, "sched_setaffinity"):
+    made = [json.loads(Path(folder, "environment.json").read_text()) for folder in folders]
+    assert cores.plan(2, one) in out and [m["device"] for m in made] == ["1 CPU core"] * 2
   assert first.returncode == 130 and "2 runs write a checkpoint and end" in out, out
   assert "stopped; the same command continues" in out
   assert not any(os.path.exists(f"{folder}/result.json") for folder in folders)

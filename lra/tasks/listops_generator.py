@@ -6,7 +6,6 @@ the kept trees again, straight into their place; no thread or batch can change a
 """
 
 import itertools
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 from numba import njit
 
+from lra import cores
 from lra.errors import UserError
 from lra.tasks.listops import BRACKET, DIGIT_0, MAX, MIN, SUM_MOD, Limits
 
@@ -188,7 +188,7 @@ def generate(
   Raises UserError where the trees within `limits` are too rare or too few.
   """
   seed = np.uint64(seed % 2**64)
-  with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+  with ThreadPoolExecutor(workers or len(cores.available())) as pool:
     indices, lengths = _collect(pool, seed, count, limits, report)
     offsets = np.zeros(count + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])

@@ -14,7 +14,6 @@ of snake 0, and distractors brighter than targets (published_parameters).
 
 import collections
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from lra import cores
 from lra.tasks.pathfinder_raster import SCALE, Parameters, lanczos_weights, make_stamps, mark, paste
 
 VERSION = 1  # changes whenever a seed comes to stand for other images
@@ -68,7 +68,7 @@ def stream(
   def draw(first):
     return generate(first, min(size, count - first), seed=seed, parameters=parameters)
 
-  workers = workers or os.cpu_count()
+  workers = workers or len(cores.available())
   with ThreadPoolExecutor(workers) as pool:
     ahead = collections.deque()  # a few chunks, so that little is drawn in vain after an interrupt
     for first in range(0, count, size):
