@@ -54,7 +54,7 @@ def cells(
   grid: Mapping[str, Sequence[str]] | None = None,
   runs_dir: Path | None = None,
 ) -> list[Cell]:
-  """All combinations, the seeds outermost: a whole table of one seed comes first.
+  """All combinations, seeds outermost, then mechanisms: whole tables first, in them whole rows.
 
   `arguments` are more of train.py's; `grid` maps config keys to values, and where it varies an
   option that a mechanism does not have, that mechanism runs once. Raises UserError for flags and
@@ -73,7 +73,7 @@ def cells(
     )
   chosen = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
   made = []
-  for seed, name, attention, more in itertools.product(seeds, task_names, attentions, chosen):
+  for seed, attention, name, more in itertools.product(seeds, attentions, task_names, chosen):
     tasks.get(name)
     if attention not in ATTENTION:
       raise UserError(f"unknown attention {attention!r}; there are {', '.join(sorted(ATTENTION))}")

