@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from models.attention.layer import SelfAttention
 from models.dropout import dropout
+from models.norm import LayerNorm
 
 POSITIONS = ("sinusoidal", "learned", "row_column", "none")
 
@@ -112,11 +113,11 @@ class Block(nn.Module):
       dtype=self.dtype,
       name="attention",
     )
-    h = nn.LayerNorm(dtype=self.dtype, name="norm1")(x)
+    h = LayerNorm(dtype=self.dtype, name="norm1")(x)
     h = attention(h, mask, positions, train=train)
     x += Dropout(self.dropout)(h, train=train)
     mlp = Mlp(self.mlp_dim, self.dropout, self.dtype, name="mlp")
-    return x + mlp(nn.LayerNorm(dtype=self.dtype, name="norm2")(x), train=train)
+    return x + mlp(LayerNorm(dtype=self.dtype, name="norm2")(x), train=train)
 
 
 class Encoder(nn.Module):
@@ -172,7 +173,7 @@ class Encoder(nn.Module):
         name=f"block{i}",
       )
       x = block(x, mask, positions, train=train)
-    x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+    x = LayerNorm(dtype=self.dtype, name="norm")(x)
     return x.reshape(b, n, w), mask
 
   def _positions(self, n: int, at: Int[Array, "b n"] | None) -> Float[Array, "*#b n w"]:

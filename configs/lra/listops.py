@@ -5,13 +5,14 @@ python train.py --config configs/lra/listops_cosformer.py[:official|:small|:quic
 
 from ml_collections import ConfigDict
 
-from configs.lra.base import published, recipe, small
+from configs.lra.base import published, recipe, shell, small
 
 
 def _default(config: ConfigDict) -> None:
-  config.model.update(cls=False, pooling="masked_mean")
-  config.optim.update(learning_rate=5e-4, warmup_steps=1000, weight_decay=0.01)
-  config.train.update(steps=20_000, batch_size=32, eval_every=500)
+  """5e-4 has the rule of the root operator, 36 %, after 5,000 steps; more takes as many again."""
+  shell(config)
+  config.optim.update(learning_rate=1e-3, warmup_steps=1000)
+  config.train.update(steps=10_000, batch_size=32, eval_every=1000)
 
 
 def _official(config: ConfigDict) -> None:
