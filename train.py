@@ -17,11 +17,16 @@ from absl import flags
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
-from lra import batches, checkpoint, command, devices, optim, process
-from lra import records, results, step, store, tasks
-from lra.errors import UserError
-from lra.evaluation import Evaluator
-from lra.progress import Clock, Progress
+from lra.data import batches
+from lra.runs import command
+from lra.system import devices, process
+from lra.training import checkpoint, optim
+from lra.data import store, tasks
+from lra.runs import records, results
+from lra.training import step
+from lra.system.errors import UserError
+from lra.training.evaluation import Evaluator
+from lra.system.progress import Clock, Progress
 
 FLAGS = command.define_flags()
 RESTART = "restart"

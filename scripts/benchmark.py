@@ -24,7 +24,7 @@ import optax
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra import devices
+from lra.system import devices
 from models import heads
 from models.attention import ATTENTION
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra import export
-from lra.errors import UserError
+from lra.reporting import export
+from lra.system.errors import UserError
 
 
 def main() -> int:

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
-from lra import export, formats, render, table
-from lra.process import run_main
-from lra.errors import UserError
+from lra.reporting import export, formats, render, table
+from lra.system.process import run_main
+from lra.system.errors import UserError
 
 
 def main() -> int:

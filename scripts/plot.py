@@ -15,10 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lra import export, pictures, series
-from lra.process import run_main
-from lra.errors import UserError
-from lra.pictures import curves, style
+from lra.reporting import export, pictures, series
+from lra.system.process import run_main
+from lra.system.errors import UserError
+from lra.reporting.pictures import curves, style
 
 
 def main() -> int:

@@ -15,12 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra import attention_maps, command, render
-from lra.process import run_main
-from lra.errors import UserError
-from lra.pictures import attention, style
-from lra.progress import Progress
-from lra.tasks import SPLITS
+from lra.reporting import attention_maps, render
+from lra.runs import command
+from lra.system.process import run_main
+from lra.system.errors import UserError
+from lra.reporting.pictures import attention, style
+from lra.system.progress import Progress
+from lra.data.tasks import SPLITS
 
 
 def main() -> int:

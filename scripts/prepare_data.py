@@ -20,10 +20,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra import command, process, store, tasks
-from lra.errors import UserError
-from lra.progress import Progress, duration
-from lra.tasks import pathfinder
+from lra.data import store, tasks
+from lra.runs import command
+from lra.system import process
+from lra.system.errors import UserError
+from lra.system.progress import Progress, duration
+from lra.data.tasks import pathfinder
 
 DEFAULT = ("listops", "text", "retrieval", "image", "pathfinder")
 IMAGES = ("image", "pathfinder", "pathx")

@@ -15,10 +15,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
-from lra import export, pictures, report, series, table
-from lra.process import run_main
-from lra.errors import UserError
-from lra.pictures import curves, style
+from lra.reporting import export, pictures, report, series, table
+from lra.system.process import run_main
+from lra.system.errors import UserError
+from lra.reporting.pictures import curves, style
 
 
 def main() -> int:

@@ -18,10 +18,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra import cores, jobs, launch, sweep
-from lra.process import StopRequest, run_main
-from lra.errors import UserError
-from lra.progress import Progress
+from lra.sweeps import jobs, launch, sweep
+from lra.system import cores
+from lra.system.process import StopRequest, run_main
+from lra.system.errors import UserError
+from lra.system.progress import Progress
 
 SLURM = "partition account qos constraint time gpus cpus mem slurm".split()
 

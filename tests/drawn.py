@@ -3,7 +3,7 @@
 import numpy as np
 from handmade import ENVIRONMENT, RESULT, record
 
-from lra import table
+from lra.reporting import table
 
 SPEED = {"softmax": 40.0, "linear": 150.0, "cosformer": 130.0}
 MEMORY = {"softmax": 6.0, "linear": 1.4, "cosformer": 1.6}

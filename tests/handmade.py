@@ -2,7 +2,8 @@
 
 import json
 
-from lra import command, export
+from lra.reporting import export
+from lra.runs import command
 
 RESULT = {
   "plateau": False,

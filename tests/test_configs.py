@@ -10,8 +10,10 @@ import tiny
 from ml_collections import ConfigDict
 
 import train
-from lra import command, optim, tasks
-from lra.errors import UserError
+from lra.data import tasks
+from lra.runs import command
+from lra.training import optim
+from lra.system.errors import UserError
 
 
 RECIPES = sorted(p for p in (tiny.ROOT / "configs/lra").glob("*_*.py") if p.stem[0] != "_")

@@ -13,9 +13,9 @@ import pytest
 import tiny
 
 import train
-from lra import process
-from lra.errors import UserError
-from lra.progress import Clock
+from lra.system import process
+from lra.system.errors import UserError
+from lra.system.progress import Clock
 from models.attention import ATTENTION
 
 pytestmark = pytest.mark.usefixtures("one_device")

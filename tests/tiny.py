@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import train
 from configs.lra import listops
-from lra import devices
+from lra.system import devices
 
 ROOT = Path(__file__).parent.parent
 RECIPE = "configs/lra/listops_cosformer.py:quick"

@@ -18,7 +18,7 @@ import oracle
 import pytest
 from flax import traverse_util
 
-from lra import optim
+from lra.training import optim
 from models import heads
 from models.attention import cosformer, linear
 

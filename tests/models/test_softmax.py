@@ -9,7 +9,7 @@ import numpy as np
 import oracle
 import pytest
 
-from lra import devices
+from lra.system import devices
 from models.attention import softmax
 
 causal_or_not = pytest.mark.parametrize("causal", [False, True])

@@ -1,0 +1,1 @@
+"""From raw files to batches: tasks, prepared splits on disk, buckets and gathers."""

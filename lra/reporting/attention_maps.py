@@ -1,0 +1,196 @@
+"""What a trained model attends to: the dense attention matrices of one example, layer by layer.
+
+Queries and keys are caught on their way through the unchanged model and given to the `weights` of
+its mechanism, with the options and the mask that the layer itself got.
+"""
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from ml_collections import ConfigDict
+
+from configs.lra.base import complete
+from lra.data import batches, store, tasks
+from lra.runs import command
+from lra.system import devices
+from lra.training import checkpoint, optim, step
+from lra.system.errors import UserError
+from models.attention import ATTENTION
+from models.attention.layer import SelfAttention
+
+PIXELS = 256  # of a matrix in a picture, at most
+
+
+class Trained(NamedTuple):
+  """A run as its checkpoint has it."""
+
+  config: ConfigDict
+  task: tasks.Task
+  model: Any
+  best: step.Best
+  data: store.Store
+
+
+class Call(NamedTuple):
+  """What one attention layer was given."""
+
+  layer: SelfAttention
+  q: Float[Array, "b n h d"]
+  k: Float[Array, "b n h d"]
+  mask: Bool[Array, "b n"]
+
+
+class Layer(NamedTuple):
+  """What a picture shows of a layer; weights are in multiples of uniform attention."""
+
+  index: int
+  length: int  # real tokens, CLS included
+  matrices: list[np.ndarray]  # [p p] a head: query down, key across, averaged in blocks
+  distances: np.ndarray  # i - j
+  profiles: list[np.ndarray]  # mean weight at each distance, a head
+  plain: np.ndarray | None  # the same without re-weighting, over all heads; None without such
+
+
+def load(run: Path, data_dir: Path, raw_dir: Path | None, report: Any) -> Trained:
+  """The best parameters of a run so far, and its data. Raises UserError without a checkpoint."""
+  try:
+    config = ConfigDict(complete(json.loads((run / "config.json").read_text())))
+  except (OSError, ValueError):
+    raise UserError(f"{run} is not a run: it has no config.json that can be read") from None
+  if not (run / "checkpoints").is_dir():
+    raise UserError(f"{run} has no checkpoint; the same train.py makes one")
+  task = tasks.get(config.task.name)
+  options = {key: value for key, value in config.task.items() if key != "name"}
+  model = command.build_model(config, task, task.longest(options))
+  optimizer, _ = optim.make(config.optim, config.train.steps)
+  everywhere = devices.replicated(devices.data_mesh())
+  state = step.init(model, optimizer, jax.random.key(0), task.streams, everywhere)
+  like = {"state": state, "best": step.Best.of(state, -1.0), "seconds": jnp.zeros(())}
+  checkpoints = checkpoint.Checkpoints(run / "checkpoints")
+  try:
+    if checkpoints.latest is None:
+      raise UserError(f"{run} has no checkpoint; the same train.py makes one")
+    best = checkpoints.load(like, "was it written by another revision? check that out")["best"]
+  finally:
+    checkpoints.close()
+  data = store.open_store(task, options, data_dir=data_dir, raw_dir=raw_dir, report=report)
+  known = json.loads((run / "environment.json").read_text()).get("data", data.digest)
+  if known != data.digest:
+    raise UserError(
+      f"{run} was trained on other data ({known[:12]}) than is there now ({data.digest[:12]}): set "
+      "--data_dir and --raw_dir as they were"
+    )
+  return Trained(config, task, model, best, data)
+
+
+def example(
+  trained: Trained, split: str, number: int
+) -> tuple[Int[Array, "1 s n"], Int[Array, "1 s"], int]:
+  """Ids, lengths and label of an example, padded as in training. Raises UserError if there is none."""
+  examples, config = trained.data.splits[split], trained.config
+  if not 0 <= number < len(examples.labels):
+    raise UserError(f"--example {number}: {split} has {len(examples.labels):,}, from 0")
+  options = {key: value for key, value in config.task.items() if key != "name"}
+  buckets = batches.choose_buckets(
+    batches.example_lengths(trained.data.splits["train"]),
+    trained.task.longest(options),
+    count=config.data.buckets if config.data.bucketing else 1,
+    multiple=config.data.bucket_multiple,
+  )
+  documents = [
+    examples.tokens[examples.offsets[d] : examples.offsets[d + 1]].astype(np.int32)
+    for d in examples.documents[number]
+  ]
+  lengths = np.array([[len(d) for d in documents]], np.int32)
+  width = min(b for b in buckets if b >= lengths.max())
+  ids = [np.pad(d + trained.task.id_offset, (0, width - len(d))) for d in documents]
+  return jnp.asarray(np.array([ids]), jnp.int32), jnp.asarray(lengths), int(examples.labels[number])
+
+
+def calls(model: Any, params: Any, ids: Array, lengths: Array) -> tuple[list[Call], Array]:
+  """What every attention layer was given, first layer first, and the logits."""
+  projected, found = {}, []
+
+  def catch(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], context: Any) -> Any:
+    out, module = function(*args, **kwargs), context.module
+    if isinstance(module.parent, SelfAttention) and module.name in ("query", "key"):
+      projected[module.name] = out
+    if isinstance(module, SelfAttention) and context.method_name == "__call__":
+      mask = args[1]
+      shape = *mask.shape, module.num_heads, -1
+      found.append(Call(module, *(projected[x].reshape(shape) for x in ("query", "key")), mask))
+    return out
+
+  with nn.intercept_methods(catch):
+    logits = model.apply({"params": params}, ids, lengths, train=False)
+  return found, logits
+
+
+def matrix(call: Call, document: int, head: int, **changes: Any) -> Float[np.ndarray, "n n"]:
+  """The weights of one head for one of the sequences; `changes` of the mechanism's options."""
+  mechanism, layer = ATTENTION[call.layer.attention], call.layer
+  known = inspect.signature(mechanism.weights).parameters  # fewer than those of attend
+  options = {k: v for k, v in layer.attention_options.items() if k in known} | changes
+  q, k = (x[document : document + 1, :, head : head + 1] for x in (call.q, call.k))
+  mask = call.mask[document : document + 1]
+  return np.asarray(mechanism.weights(q, k, mask=mask, causal=layer.causal, **options)[0, 0])
+
+
+def layer(call: Call, index: int, document: int, length: int) -> Layer:
+  """A layer on the first `length` positions of a sequence: the real ones, CLS included."""
+  real = np.asarray(call.mask[document, :length])
+  reweighted = "reweight" in inspect.signature(ATTENTION[call.layer.attention].weights).parameters
+  reweighted &= call.layer.attention_options.get("reweight", "cos") != "none"
+  matrices, profiles, plain = [], [], []
+  for head in range(call.layer.num_heads):
+    dense = matrix(call, document, head)[:length, :length] * real.sum()
+    matrices.append(block_average(dense, PIXELS))
+    profiles.append(distance_profile(dense, real))
+    if reweighted:
+      dense = matrix(call, document, head, reweight="none")[:length, :length] * real.sum()
+      plain.append(distance_profile(dense, real))
+  distances, *profiles = _binned(np.arange(1 - length, length), *profiles)
+  plain = _binned(np.mean(plain, axis=0))[0] if plain else None
+  return Layer(index, length, matrices, distances, profiles, plain)
+
+
+def block_average(dense: Float[np.ndarray, "n m"], most: int) -> Float[np.ndarray, "p r"]:
+  """Means over blocks as small as leave at most `most` of them on each axis."""
+  for axis in (0, 1):
+    size = -(-dense.shape[axis] // most)
+    starts = np.arange(0, dense.shape[axis], size)
+    counts = np.diff([*starts, dense.shape[axis]])
+    dense = np.add.reduceat(dense, starts, axis) / np.expand_dims(counts, 1 - axis)
+  return dense
+
+
+def distance_profile(
+  dense: Float[np.ndarray, "n n"], real: Bool[np.ndarray, "n"]
+) -> Float[np.ndarray, "k"]:
+  """Mean weight at i - j = 1 - n, ..., n - 1 over pairs of real tokens; nan where there is none."""
+  n = len(dense)
+  total = np.zeros(2 * n - 1)
+  for i in np.flatnonzero(real):
+    total[i : i + n] += np.where(real, dense[i], 0)[::-1]  # j = n - 1, ..., 0
+  pairs = np.round(np.correlate(real.astype(float), real.astype(float), "full"))
+  return _mean(total, pairs)
+
+
+def _binned(*values: np.ndarray) -> list[np.ndarray]:
+  """Means over so many neighbours as leave at most 2 PIXELS points; nan counts for nothing."""
+  size = -(-len(values[0]) // (2 * PIXELS))
+  cut = [np.append(v, [np.nan] * (-len(v) % size)).reshape(-1, size) for v in values]
+  return [_mean(np.nansum(v, 1), (~np.isnan(v)).sum(1)) for v in cut]
+
+
+def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+  """total / count, nan where nothing was counted."""
+  return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

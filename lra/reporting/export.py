@@ -1,0 +1,229 @@
+"""A finished run as one small JSON record, checked against itself: what results/ consists of."""
+
+import hashlib
+import json
+import math
+import re
+import shlex
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.lra.base import complete
+from lra.runs import command, records
+from lra.system.errors import UserError
+
+FORMAT = 1
+POINTS = 200  # of a curve
+RESULT = (
+  *("test", "validation", "plateau", "restarts", "baselines", "steps", "parameters", "data"),
+  *("time", "peak_memory_gigabytes"),
+)
+CURVES = {
+  "train": ("train/loss", "train/accuracy"),
+  "validation": ("validation/loss", "validation/accuracy"),
+}
+
+
+def record(folder: Path) -> dict[str, Any]:
+  """The record of a run. Raises UserError if it is unfinished or its files disagree."""
+  config, environment, result = (
+    _read(folder / name) for name in ("config.json", "environment.json", "result.json")
+  )
+  metrics = _metrics(folder / "metrics.jsonl")
+  if missing := [key for key in RESULT if key not in result]:
+    raise UserError(f"{folder / 'result.json'} has no {', '.join(missing)}; run it again")
+  values = _flags(folder, environment)
+  recipe, preset = command.recipe(values)
+  made = {
+    "format": FORMAT,
+    "name": command.default_workdir(values).name,
+    "task": config["task"]["name"],
+    "attention": config["model"]["attention"],
+    "preset": preset or "default",
+    "seed": config["seed"],
+    "overrides": command.overrides(values),
+    "command": _command(values, recipe, preset),
+    **{key: result[key] for key in RESULT},
+    "config": config,
+    "environment": {k: v for k, v in environment.items() if k != "command"},
+    "curve": {
+      name: _columns(thin([m for m in metrics if keys[0] in m]), keys)
+      for name, keys in CURVES.items()
+    },
+  }
+  compared = made | {"config": complete(config)}
+  wrong = disagreements(compared, result, metrics, json.loads(values.config.to_json()))
+  if environment.get("data", result["data"]["digest"]) != result["data"]["digest"]:
+    wrong.append("the data of result.json are not those of environment.json")
+  if len(list(folder.glob("metrics.attempt*.jsonl"))) != result.get("restarts", 0):
+    wrong.append("the restarts in result.json are not those of the metrics files")
+  if wrong:
+    raise UserError(f"{folder}: its files disagree: {'; '.join(wrong)}; run it again")
+  if private := _private(made):
+    raise UserError(f"{folder}: {private} names this machine; a record must not")
+  made["sha256"] = digest(made)
+  return made
+
+
+def disagreements(
+  made: Mapping[str, Any],
+  result: Mapping[str, Any],
+  metrics: Sequence[Mapping[str, Any]],
+  typed: Mapping[str, Any],
+) -> list[str]:
+  """What is not as it must be; `typed` is the config that the run's command gives now."""
+  config, wrong = made["config"], []
+  for key in ("task", "attention", "seed"):
+    if made[key] != result[key]:
+      wrong.append(f"{key} is {made[key]!r} in config.json, {result[key]!r} in result.json")
+  if result["steps"] != config["train"]["steps"]:
+    wrong.append(f"{result['steps']} steps of {config['train']['steps']} in config.json")
+  for key, old, new in _different(config, typed):
+    wrong.append(f"config.{key} is {old!r}, but the run's command gives {new!r} now")
+  evaluations = {m["step"]: m for m in metrics if "validation/accuracy" in m}
+  if [m["step"] for m in metrics] != sorted(m["step"] for m in metrics):
+    wrong.append("the steps of metrics.jsonl do not rise")
+  if max((m["step"] for m in metrics), default=0) != result["steps"]:
+    wrong.append("metrics.jsonl does not end where result.json does")
+  rates = records.rates(metrics).items()
+  if not all(math.isclose(result["time"].get(name, 0), rate, rel_tol=1e-6) for name, rate in rates):
+    wrong.append("the speed of result.json is not the median of metrics.jsonl")
+  selected = evaluations.get(result["validation"]["step"])
+  if selected is None:
+    wrong.append(f"no evaluation at step {result['validation']['step']} in metrics.jsonl")
+  elif not math.isclose(
+    selected["validation/accuracy"], result["validation"]["accuracy"], abs_tol=1e-6
+  ):
+    wrong.append("the validation accuracy of result.json is not that of metrics.jsonl")
+  elif config["train"]["select"] == "best" and any(
+    m["validation/accuracy"] > selected["validation/accuracy"] + 1e-6 for m in evaluations.values()
+  ):
+    wrong.append("metrics.jsonl has a better evaluation than the one selected")
+  if not 0 <= result["test"]["accuracy"] <= 1 or not math.isfinite(result["test"]["loss"]):
+    wrong.append("the test result is impossible")
+  right = result["test"]["accuracy"] * result["test"]["examples"]
+  if abs(right - round(right)) > 0.01:
+    wrong.append(f"{result['test']['examples']} test examples cannot give such an accuracy")
+  return wrong
+
+
+def thin(lines: Sequence[Any], points: int = POINTS) -> list[Any]:
+  """At most `points` of them, evenly spaced, the first and the last included."""
+  if len(lines) <= points:
+    return list(lines)
+  return [lines[round(i * (len(lines) - 1) / (points - 1))] for i in range(points)]
+
+
+def text(made: Mapping[str, Any]) -> str:
+  """A record as it is written: a line for each key, so that two of them can be compared."""
+  lines = [
+    f" {json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in made.items()
+  ]
+  return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def digest(made: Mapping[str, Any]) -> str:
+  """The hash of a record without its own."""
+  content = {key: value for key, value in made.items() if key != "sha256"}
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write(made: Mapping[str, Any], folder: Path, *, replace: bool = False) -> Path:
+  """Writes a record to <folder>/<name>.json. Raises UserError if another one is there."""
+  path = folder / f"{made['name']}.json"
+  if path.exists() and path.read_text() != text(made) and not replace:
+    raise UserError(f"{path} holds another run of the same command; --replace puts this one there")
+  folder.mkdir(parents=True, exist_ok=True)
+  path.write_text(text(made))
+  return path
+
+
+def read(path: Path) -> dict[str, Any]:
+  """The record in a file, or of a run directory. Raises UserError for anything else."""
+  if path.is_dir():
+    return record(path)
+  made = _read(path)
+  if made.get("format") != FORMAT or made.get("sha256") != digest(made):
+    raise UserError(f"{path} is not as scripts/export_run.py wrote it; export the run again")
+  return made | {"config": complete(made["config"])}
+
+
+def read_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
+  """The records of files, of run directories, and of folders of either (finished runs only)."""
+  found = []
+  for path in paths:
+    if path.is_dir() and not (path / "config.json").exists():
+      inside = [*path.glob("*.json"), *(p.parent for p in path.glob("*/result.json"))]
+      found += [read(p) for p in sorted(inside)]
+    else:
+      found.append(read(path))
+  return found
+
+
+def _flags(folder: Path, environment: Mapping[str, Any]) -> Any:
+  """The flags of the run's command."""
+  program, *arguments = shlex.split(environment.get("command", "'something unknown'"))
+  if program != "train.py":
+    raise UserError(f"{folder} was made by {program}; only runs of train.py can be exported")
+  arguments = [re.sub(r"^(--?config=)?[^=]*/(configs/lra/)", r"\1\2", a) for a in arguments]
+  try:
+    return command.read(arguments)
+  except UserError as error:
+    raise UserError(
+      f"{folder}: its command cannot be read ({error}); check out revision "
+      f"{environment['revision']} and export it there"
+    ) from None
+
+
+def _command(values: Any, recipe: str, preset: str) -> str:
+  """The shortest command that makes the same run."""
+  given = {"seed": values.config.seed} | command.overrides(values)
+  config = f"configs/lra/{recipe}.py" + (f":{preset}" if preset else "")
+  settings = [f"--config.{key}={value}" for key, value in given.items()]
+  return shlex.join(["python", "train.py", "--config", config, *settings])
+
+
+def _different(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+  """(key, old, new) for each leaf that both have and that differs."""
+  if isinstance(old, Mapping) and isinstance(new, Mapping):
+    shared = [key for key in old if key in new]
+    return [d for k in shared for d in _different(old[k], new[k], f"{path}.{k}".strip("."))]
+  return [] if old == new else [(path, old, new)]
+
+
+def _columns(lines: Sequence[Mapping[str, float]], keys: Sequence[str]) -> dict[str, list]:
+  columns = {key.partition("/")[2]: [float(f"{m[key]:.5g}") for m in lines] for key in keys}
+  return {"step": [m["step"] for m in lines]} | columns
+
+
+def _private(made: Any) -> str | None:
+  """The first string that holds an absolute path or the name of this host."""
+  if isinstance(made, Mapping):
+    return next(filter(None, map(_private, [*made.keys(), *made.values()])), None)
+  if isinstance(made, list):
+    return next(filter(None, map(_private, made)), None)
+  if not isinstance(made, str):
+    return None
+  host = socket.gethostname()
+  named = len(host) > 3 and re.search(rf"\b{re.escape(host)}\b", made)
+  return repr(made) if named or re.search(r"(^|[\s=:'\"])[/~\\]\w", made) else None
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+  try:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+  except (OSError, ValueError):
+    raise UserError(f"{path} is missing or broken; run it again") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except OSError:
+    if path.name == "result.json":
+      raise UserError(f"{path.parent} is not finished; the same train.py continues it") from None
+    raise UserError(f"there is no {path}") from None
+  except ValueError:
+    raise UserError(f"{path} is not JSON") from None

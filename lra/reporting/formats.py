@@ -1,0 +1,102 @@
+"""The accuracy table in each of its formats: Markdown, LaTeX, CSV, JSON."""
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from lra.reporting.render import grid, markdown, notes, significance, title
+from lra.reporting.table import PUBLISHED, SOURCE, Score, Table
+
+
+def latex(tables: Iterable[Table]) -> str:
+  """A tabular for each table, without packages; the notes below it."""
+  parts = []
+  for table in tables:
+    header, rows = grid(table)
+    lines = [f"  {' & '.join(map(_tex, line))} \\\\" for line in (header, *rows)]
+    lines.insert(1, "  \\hline")
+    lines.insert(2 + len(table.rows), "  \\hline")
+    lines.insert(len(lines) - len(PUBLISHED), "  \\hline")
+    body = "\n".join(lines)
+    pairs, tests = significance(table)
+    tests = [
+      f"{cells[0]}: {', '.join(map(' '.join, zip(pairs[1:], cells[1:])))}." for cells in tests
+    ]
+    below = "\n\n".join(map(_tex, [*tests, *notes(table)]))
+    parts.append(
+      f"% preset {table.preset}\n\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}\n{body}\n"
+      f"\\end{{tabular}}\n\n{{\\footnotesize\n{below}\n\n}}\n"
+    )
+  return "\n".join(parts)
+
+
+def _tex(text: str) -> str:
+  text = re.sub(r"([\\&%$#_{}])", r"\\\1", text)
+  for plain, tex in (("±", "$\\pm$"), ("†", "$\\dagger$"), ("–", "--"), ("−", "$-$"), ("<", "$<$")):
+    text = text.replace(plain, tex)
+  return text
+
+
+def comma_separated(tables: Iterable[Table]) -> str:
+  """One line a number, so that other programs can read it."""
+  out = io.StringIO()
+  writer = csv.writer(out, lineterminator="\n")
+  writer.writerow(
+    [
+      *("preset", "kind", "attention", "overrides", "task"),
+      *("mean", "std", "seeds", "parameters", "p", "made of"),
+    ]
+  )
+  for table in tables:
+    for row in table.rows:
+      scores = {**row.cells, **({"average": row.average} if row.average else {})}
+      for task, score in scores.items():
+        seeds = "" if -1 in score.by_seed else len(score.by_seed)
+        numbers = (score.mean, score.std, seeds, row.parameters.get(task))
+        made_of = " ".join(row.sources.get(task, ()))
+        head = (table.preset, "measured", row.attention, row.overrides, task)
+        writer.writerow([*head, *map(_csv, numbers), "", made_of])
+    for d in table.differences:
+      pair = f"{title(table.rows[d.second])} - {title(table.rows[d.first])}"
+      numbers = (_csv(d.mean), "", " + ".join(map(str, d.seeds)), "", _csv(d.p))
+      writer.writerow([table.preset, "difference", pair, "", d.task, *numbers, ""])
+    for task, (baseline, value) in table.baselines.items():
+      head = (table.preset, "baseline", baseline, "", task)
+      writer.writerow([*head, _csv(value), "", "", "", "", ""])
+  for model, figures in PUBLISHED.items():
+    for task, value in figures.items():
+      writer.writerow(["", "published", model, "", task, _csv(value), "", "", "", "", ""])
+  return out.getvalue()
+
+
+def _csv(value: float | None) -> str:
+  return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def as_json(tables: Iterable[Table]) -> str:
+  """Everything, in full."""
+  content = {
+    "tables": [_json(table) for table in tables],
+    "published": {"source": SOURCE, "accuracy": PUBLISHED},
+  }
+  return json.dumps(content, indent=1) + "\n"
+
+
+def _json(table: Table) -> dict[str, Any]:
+  content = dataclasses.asdict(table)
+  for row, made in zip(table.rows, content["rows"]):
+    made["cells"] = {task: _score(score) for task, score in row.cells.items()}
+    made["average"] = row.average and _score(row.average)
+  return content
+
+
+def _score(score: Score) -> dict[str, Any]:
+  by_seed = {} if -1 in score.by_seed else {"by_seed": dict(score.by_seed)}
+  return {"mean": score.mean, "std": score.std, **by_seed}
+
+
+FORMATS = {"markdown": markdown, "latex": latex, "csv": comma_separated, "json": as_json}

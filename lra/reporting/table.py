@@ -1,0 +1,240 @@
+"""The accuracy table: from records of runs to means over seeds, and what they were made of.
+
+A row is a mechanism with its overrides, a column a task; presets have tables of their own. How a
+table looks is in lra/reporting/render.py.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lra.system.errors import UserError
+from lra.reporting.significance import Difference, differences
+
+TASKS = ("listops", "text", "retrieval", "image", "pathfinder")  # of the average
+MECHANISMS = ("softmax", "linear", "cosformer")  # in this order, others after them
+FEW = 3  # a cell with fewer seeds is marked
+SOURCE = (
+  "Qin et al., cosFormer: Rethinking Softmax in Attention, ICLR 2022, arXiv 2202.08791, table 4"
+)
+PUBLISHED = {  # accuracy in %
+  "Transformer": dict(zip(TASKS, (36.37, 64.27, 57.46, 42.44, 71.40))) | {"average": 54.39},
+  "Linear Transformer": dict(zip(TASKS, (16.13, 65.90, 53.09, 42.34, 75.30))) | {"average": 50.55},
+  "cosFormer": dict(zip(TASKS, (37.90, 63.41, 61.36, 43.17, 70.33))) | {"average": 55.23},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """Test accuracy in % by seed; under -1 an average of means, where tasks have other seeds."""
+
+  by_seed: Mapping[int, float]
+
+  @property
+  def mean(self) -> float:
+    return statistics.mean(self.by_seed.values())
+
+  @property
+  def std(self) -> float | None:
+    """The sample's, None for a single seed."""
+    return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A mechanism."""
+
+  attention: str
+  overrides: str  # "" or "key=value, ..."
+  cells: Mapping[str, Score]  # by task
+  average: Score | None  # over TASKS, of the seeds that all of them have
+  parameters: Mapping[str, int]  # by task
+  sources: Mapping[str, tuple[str, ...]]  # by task: preset, revisions and data
+  stuck: Mapping[str, int]  # runs that learned nothing, by task
+  restarted: Mapping[str, int]  # runs that were started again from another seed, by task
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Everything a table says."""
+
+  preset: str  # and what was changed of the data; several joined by " + " where they were mixed
+  tasks: tuple[str, ...]
+  rows: tuple[Row, ...]
+  baselines: Mapping[str, tuple[str, float]]  # the best trivial one of each task: name, %
+  differences: tuple[Difference, ...]
+  revisions: tuple[str, ...]
+  digests: Mapping[str, tuple[str, ...]]  # of the data, by task
+  devices: tuple[str, ...]
+  resized: tuple[str, ...]  # tasks whose data is not of the published size
+  unlike: tuple[str, ...]  # tasks on which mechanisms without overrides had other recipes
+  runs: int
+
+
+def tables(
+  records: Sequence[Mapping[str, Any]],
+  *,
+  mix: bool = False,
+  full_size: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Table]:
+  """One table a preset and choice of data, or with `mix` a single one.
+
+  `full_size` has the data options of each task as published.
+
+  Raises UserError where a cell would mix configs, or a task data, unless `mix` allows it.
+  """
+  key = (lambda r: "") if mix else setting
+  settings = sorted({key(r) for r in records}, key=lambda name: (name != "default", name))
+  return [_table([r for r in records if key(r) == s], mix, full_size or {}) for s in settings]
+
+
+def setting(record: Mapping[str, Any]) -> str:
+  """The preset and what was changed of the data."""
+  data = {k: v for k, v in record["overrides"].items() if k.startswith("task.")}
+  return ", ".join([record["preset"], *([label(data)] if data else [])])
+
+
+def device(record: Mapping[str, Any]) -> str:
+  """What the run ran on."""
+  return f"{record['environment']['devices']} x {record['environment']['device']}"
+
+
+def revisions(record: Mapping[str, Any]) -> tuple[str, ...]:
+  """Of the code, a session each where they differ."""
+  sessions = record["environment"].get("sessions", [record["environment"]])
+  named = [
+    (s["revision"] or "unknown")[:7] + (" with changes" if s["modified"] else "") for s in sessions
+  ]
+  return tuple(dict.fromkeys(named))
+
+
+def row_key(record: Mapping[str, Any]) -> tuple[str, str]:
+  """Mechanism and overrides: the row of a record."""
+  overrides = {k: v for k, v in record["overrides"].items() if not k.startswith("task.")}
+  return record["attention"], label(overrides)
+
+
+def _mixed_key(record: Mapping[str, Any], presets: str) -> tuple[str, str]:
+  """The row of a record where settings are mixed: named after what its runs differ in."""
+  attention, overrides = row_key(record)
+  own = setting(record) if setting(record) != presets else ""
+  return attention, ", ".join(filter(None, [own, overrides]))
+
+
+def row_order(key: tuple[str, str]) -> tuple:
+  """Where a row of that key stands: plain mechanisms first."""
+  return key[1] != "", _rank(key[0]), key
+
+
+def _table(records: Sequence[Mapping[str, Any]], mix: bool, full_size: Mapping) -> Table:
+  preset = " + ".join(sorted({setting(r) for r in records}))
+  digests = _by(records, lambda r: r["task"], lambda r: r["data"]["digest"])
+  for task, found in digests.items():
+    if len(found) > 1 and not mix:
+      raise UserError(
+        f"preset {preset}, {task}: runs on different data ({_short(found)}); --mix mixes them"
+      )
+  groups: dict[tuple[str, str], list] = {}
+  for r in records:
+    groups.setdefault(_mixed_key(r, preset) if mix else row_key(r), []).append(r)
+  rows = tuple(_row(*k, groups[k], mix) for k in sorted(groups, key=row_order))
+  present = {task for row in rows for task in row.cells}
+  baselines = {}
+  for r in records:
+    best = max(r["baselines"].items(), key=lambda item: item[1])
+    baselines[r["task"]] = (best[0], 100 * best[1])
+  resized = {
+    r["task"]
+    for r in records
+    if {k: v for k, v in r["config"]["task"].items() if k != "name"}
+    != full_size.get(r["task"], {k: v for k, v in r["config"]["task"].items() if k != "name"})
+  }
+  return Table(
+    preset=preset,
+    tasks=(*TASKS, *sorted(present - set(TASKS))),
+    rows=rows,
+    baselines=baselines,
+    differences=tuple(differences(rows)),
+    revisions=tuple(sorted({revision for r in records for revision in revisions(r)})),
+    digests=digests,
+    devices=tuple(sorted({device(r) for r in records})),
+    resized=tuple(task for task in digests if task in resized),
+    unlike=tuple(task for task in digests if _unlike(records, task)),
+    runs=len(records),
+  )
+
+
+def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) -> Row:
+  cells, parameters, sources, stuck, restarted = {}, {}, {}, {}, {}
+  for task in dict.fromkeys(r["task"] for r in records):
+    here = sorted((r for r in records if r["task"] == task), key=lambda r: r["seed"])
+    name = f"{attention} on {task}"
+    seeds = [r["seed"] for r in here]
+    if twice := {seed for seed in seeds if seeds.count(seed) > 1}:
+      names = ", ".join(r["name"] for r in here if r["seed"] in twice)
+      raise UserError(
+        f"{name}: more than one run of seed {min(twice)} ({names}), in one source or in two; "
+        "take one away"
+      )
+    if not mix and any(_comparable(r) != _comparable(here[0]) for r in here):
+      raise UserError(
+        f"{name}: seeds {seeds} have different configs under the same name; --mix mixes them"
+      )
+    cells[task] = Score({r["seed"]: 100 * r["test"]["accuracy"] for r in here})
+    parameters[task] = here[0]["parameters"]
+    made_of = [(setting(r), *revisions(r), r["data"]["digest"][:12]) for r in here]
+    sources[task] = tuple(dict.fromkeys(part for parts in made_of for part in parts))
+    if count := sum(bool(r.get("plateau")) for r in here):
+      stuck[task] = count
+    if count := sum(r["restarts"] > 0 for r in here):
+      restarted[task] = count
+  return Row(attention, overrides, cells, _average(cells), parameters, sources, stuck, restarted)
+
+
+def _average(cells: Mapping[str, Score]) -> Score | None:
+  """Over the five tasks, seed by seed; of the means where the tasks share no seed."""
+  if not all(task in cells for task in TASKS):
+    return None
+  shared = set.intersection(*(set(cells[task].by_seed) for task in TASKS))
+  if any(set(cells[task].by_seed) != shared for task in TASKS):
+    return Score({-1: statistics.mean(cells[task].mean for task in TASKS)})
+  return Score({s: statistics.mean(cells[t].by_seed[s] for t in TASKS) for s in sorted(shared)})
+
+
+def label(overrides: Mapping[str, Any]) -> str:
+  """Overrides as a row's name has them; the mechanism is a row of its own anyway."""
+  kept = {k: v for k, v in overrides.items() if k != "model.attention"}
+  return ", ".join(f"{k.removeprefix('model.attention_options.')}={v}" for k, v in kept.items())
+
+
+def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+  return {key: value for key, value in record["config"].items() if key != "seed"}
+
+
+def _unlike(records: Sequence[Mapping[str, Any]], task: str) -> bool:
+  """Whether recipes differ by more than the mechanism and the seed."""
+  recipes = []
+  for r in records:
+    if r["task"] == task and not row_key(r)[1]:
+      config = _comparable(r)
+      own = ("attention", "attention_options")
+      model = {k: v for k, v in config.get("model", {}).items() if k not in own}
+      recipes.append(config | {"model": model})
+  return any(recipe != recipes[0] for recipe in recipes)
+
+
+def _rank(attention: str) -> int:
+  return MECHANISMS.index(attention) if attention in MECHANISMS else len(MECHANISMS)
+
+
+def _by(records: Iterable[Mapping], key: Any, value: Any) -> dict[str, tuple[str, ...]]:
+  found: dict[str, set] = {}
+  for r in records:
+    found.setdefault(key(r), set()).add(value(r))
+  order = (*TASKS, *sorted(set(found) - set(TASKS)))
+  return {k: tuple(sorted(found[k])) for k in order if k in found}
+
+
+def _short(digests: Iterable[str]) -> str:
+  return ", ".join(d[:12] for d in digests)

@@ -1,0 +1,190 @@
+"""What a run leaves behind: config, environment, metrics, result. Only this file knows TensorBoard.
+
+Tables and plots read the JSON files alone. Floats are written in full, so that two runs can be
+compared bit for bit; keys under "time/" are measurements of the machine and never comparable.
+"""
+
+import importlib.metadata
+import json
+import math
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from configs.lra.base import complete
+from lra.system import cores
+from lra.system.errors import UserError
+
+
+class Run:
+  """The directory of one run. Raises UserError when it belongs to another config."""
+
+  def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    self.folder = folder
+    self._events = None
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      known = _read(folder / "config.json")
+      if known is None:
+        _write(folder / "config.json", config)
+    except OSError as error:
+      raise UserError(
+        f"cannot write to {folder}: {error.strerror}; choose another folder with --workdir"
+      ) from error
+    now = json.loads(json.dumps(config))
+    if known is not None and (difference := _difference(complete(known), now)):
+      raise UserError(
+        f"{folder} holds a run of another config ({'; '.join(difference)}); "
+        "choose another --workdir, or delete it to start anew"
+      )
+
+  @property
+  def result(self) -> dict[str, Any] | None:
+    """result.json, or None while the run is unfinished."""
+    return _read(self.folder / "result.json")
+
+  @property
+  def attempt(self) -> int:
+    """How often the run was started again from another seed."""
+    return len(list(self.folder.glob("metrics.attempt*.jsonl")))
+
+  def restart(self) -> None:
+    """Puts the metrics of this attempt aside; the checkpoints must be gone already."""
+    self.close()
+    (self.folder / "metrics.jsonl").rename(self.folder / f"metrics.attempt{self.attempt}.jsonl")
+
+  def start(self, step: int, data: str) -> None:
+    """Opens the logs to continue after `step`: what an interrupted session wrote later is dropped.
+
+    Raises UserError if the steps before were trained on other data; `data` is its digest.
+    """
+    before, now = _read(self.folder / "environment.json") or {}, environment() | {"data": data}
+    if (step or self.attempt) and before.get("data", data) != data:
+      raise UserError(
+        f"{self.folder} was trained on other data ({before['data'][:12]}) than is there now "
+        f"({data[:12]}): set --data_dir and --raw_dir as they were, or choose another --workdir"
+      )
+    session = {key: now[key] for key in ("revision", "modified", "device", "devices")}
+    sessions = before.get("sessions", []) if step or self.attempt else []
+    now["sessions"] = sessions if session in sessions else [*sessions, session]
+    _write(self.folder / "environment.json", now)
+    path = self.folder / "metrics.jsonl"
+    kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+    _replace(path, "".join(kept))
+    self._events = SummaryWriter(str(self.folder), purge_step=step + 1)
+
+  def log(self, step: int, values: Mapping[str, float]) -> None:
+    """One line of metrics.jsonl, and the same to TensorBoard."""
+    with open(self.folder / "metrics.jsonl", "a") as file:
+      print(json.dumps({"step": step, **values}), file=file)
+    for name, value in values.items():
+      if math.isfinite(value):
+        self._events.add_scalar(name, value, step)
+
+  def metrics(self) -> list[dict[str, float]]:
+    """All log lines of this attempt, those of sessions before this one included."""
+    return [json.loads(line) for line in _lines(self.folder / "metrics.jsonl")]
+
+  def finish(self, result: Mapping[str, Any]) -> None:
+    """Writes result.json, which marks the run as finished, and closes the logs."""
+    self.close()
+    _write(self.folder / "result.json", result)
+
+  def close(self) -> None:
+    if self._events is not None:
+      self._events.close()
+
+
+def rates(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """Median rates over log lines."""
+  lines = [line for line in metrics if "time/examples_per_second" in line]
+  return {
+    name: statistics.median(line[f"time/{name}"] for line in lines)
+    for name in ("examples_per_second", "tokens_per_second")
+    if lines
+  }
+
+
+def environment() -> dict[str, Any]:
+  """Versions, devices, revision and command line."""
+  packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "numba")
+  device, count = jax.devices()[0], len(cores.available())
+  of_cpu = f"{count} CPU core{'s' if count > 1 else ''}"
+  return {
+    "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    "python": platform.python_version(),
+    "packages": {name: importlib.metadata.version(name) for name in packages},
+    "platform": device.platform,
+    "device": device.device_kind if device.platform != "cpu" else of_cpu,
+    "devices": jax.device_count(),
+    "hosts": jax.process_count(),
+    "revision": _git("rev-parse", "HEAD"),
+    "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
+  }
+
+
+def peak_memory_gigabytes(metrics: Sequence[Mapping[str, float]] = ()) -> float:
+  """Peak memory of the first device, or of this process on a CPU, or what `metrics` had before."""
+  before = max((line.get("time/peak_memory_gigabytes", 0.0) for line in metrics), default=0.0)
+  return max(before, _peak_memory() / 1e9)
+
+
+def _peak_memory() -> int:
+  stats = jax.devices()[0].memory_stats()
+  if stats and "peak_bytes_in_use" in stats:
+    return stats["peak_bytes_in_use"]
+  import resource
+
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _git(*args: str) -> str | None:
+  root = Path(__file__).parents[2]
+  try:
+    done = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, timeout=10)
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _difference(old: Any, new: Any, path: str = "config") -> list[str]:
+  """One "key: old -> new" for each leaf that differs."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    keys = sorted(old.keys() | new.keys())
+    return [d for k in keys for d in _difference(old.get(k), new.get(k), f"{path}.{k}")]
+  return [] if old == new else [f"{path}: there {old!r}, now {new!r}"]
+
+
+def _lines(path: Path) -> list[str]:
+  """Complete lines; the last one of a killed process may be half written."""
+  if not path.exists():
+    return []
+  return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text())
+  except ValueError:
+    raise UserError(f"{path} cannot be read; delete it, or the folder it is in") from None
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+  _replace(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+  """Whole or not at all."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(text)
+  temporary.replace(path)

@@ -1,0 +1,125 @@
+"""The result of a run as JSON, and what a run says in words."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from lra.runs import records
+from lra.system.progress import Clock, duration
+from lra.training.step import Best, State
+from lra.data.store import Store
+
+
+def make(
+  config: ConfigDict,
+  state: State,
+  data: Store,
+  *,
+  test: Mapping[str, float],
+  best: Best,
+  restarts: int,
+  baselines: Mapping[str, float],
+  metrics: Sequence[Mapping[str, float]],
+  clock: Clock,
+) -> dict[str, Any]:
+  """The content of result.json; accuracies in [0, 1], times in seconds (pauses: the last session's)."""
+  return {
+    "task": config.task.name,
+    "attention": config.model.attention,
+    "seed": config.seed,
+    "test": dict(test),
+    "validation": {"accuracy": float(best.accuracy), "step": int(best.step)},
+    "plateau": plateau(best, data),
+    "restarts": restarts,
+    "baselines": dict(baselines),
+    "steps": int(state.step),
+    "parameters": parameters(state),
+    "data": {"origin": data.manifest["source"]["origin"], "digest": data.digest},
+    "time": {"seconds": clock.run, **records.rates(metrics), **clock.pauses},
+    "peak_memory_gigabytes": records.peak_memory_gigabytes(metrics),
+  }
+
+
+def plateau(best: Best, data: Store) -> bool:
+  """Whether the validation accuracy is within three standard errors of the commonest label's share."""
+  labels = data.manifest["splits"]["validation"]["labels"]
+  share = max(labels) / sum(labels)
+  return float(best.accuracy) <= share + 3 * (share * (1 - share) / sum(labels)) ** 0.5
+
+
+def parameters(state: State) -> int:
+  """How many there are."""
+  return sum(p.size for p in jax.tree.leaves(state.params))
+
+
+def opening(
+  config: ConfigDict, model: Any, state: State, data: Store, buckets: tuple[int, ...], workdir: Path
+) -> str:
+  """The first lines of a session: what runs, on what, where."""
+  here = records.environment()
+  origin, train = data.manifest["source"]["origin"], data.manifest["splits"]["train"]
+  lines = [
+    f"{config.task.name}: {config.model.attention} attention, {parameters(state):,} parameters, "
+    f"{model.encoder.dtype} on {here['devices']} x {here['device']} ({here['platform']})",
+    f"data: {origin}, {train['examples']:,} training examples, "
+    f"padded to {', '.join(map(str, buckets))} tokens",
+    f"run:  {workdir}",
+  ]
+  if step := int(state.step):
+    lines.append(f"continuing after step {step:,} of {config.train.steps:,}")
+  return "\n".join(lines)
+
+
+def progress_line(
+  step: int, steps: int, begin: int, values: Mapping[str, float], clock: Clock
+) -> str:
+  """Where the run is, and what the last window came to; the session started from step `begin`."""
+  if not values:
+    return f"step {step:,}/{steps:,}"
+  left = (clock.total - clock.pauses["compilation"]) / (step - begin) * (steps - step)
+  return (
+    f"step {step:,}/{steps:,}  loss {values['train/loss']:.4f}  "
+    f"accuracy {values['train/accuracy']:.4f}  {values['time/examples_per_second']:,.0f} examples/s  "
+    f"{values['time/tokens_per_second']:,.0f} real tokens/s  {duration(left)} left"
+  )
+
+
+def evaluation_line(step: int, measured: Mapping[str, float], best: Best) -> str:
+  """One evaluation."""
+  return (
+    f"step {step:,}  validation loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.4f}"
+    + ("  (kept)" if int(best.step) == step else "")
+  )
+
+
+def plateau_line(step: int, best: Best, again: bool) -> str:
+  """That nothing has been learned yet."""
+  return (
+    f"plateau: after step {step:,} the best validation accuracy, {float(best.accuracy):.4f}, is no "
+    "better than always answering the commonest label; "
+    + ("starting again from another seed" if again else "no config.train.restarts left")
+  )
+
+
+def summary(result: Mapping[str, Any], workdir: Path) -> str:
+  """The last lines of a run."""
+  baselines = ", ".join(f"{name} {value:.4f}" for name, value in result["baselines"].items())
+  test, validation, time = result["test"], result["validation"], result["time"]
+  return "\n".join(
+    [
+      f"test accuracy   {test['accuracy']:.4f} on {test['examples']:,} examples "
+      f"(step {validation['step']:,}, validation {validation['accuracy']:.4f})",
+      f"baselines       {baselines}",
+      f"wall time       {duration(time['seconds'])}; {time['examples_per_second']:,.0f} examples/s, "
+      f"{time['tokens_per_second']:,.0f} real tokens/s in training",
+      *(
+        ["plateau         nothing was learned: see config.train.restarts"]
+        if result["plateau"]
+        else []
+      ),
+      f"everything in   {workdir}",
+    ]
+  )

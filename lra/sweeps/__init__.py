@@ -1,0 +1,1 @@
+"""Many runs: which there are, how they are started and watched."""

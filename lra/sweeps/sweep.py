@@ -1,0 +1,204 @@
+"""The cells of a sweep: which runs it has, what state each is in, how long the rest will take.
+
+A cell is one command line of train.py and the folder that command would choose by itself, so that
+runs typed by hand and runs of a sweep are the same runs.
+"""
+
+import dataclasses
+import itertools
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.lra.base import complete
+from lra.data import tasks
+from lra.runs import command
+from lra.system.errors import UserError
+from lra.system.progress import duration
+from models.attention import ATTENTION, options
+
+ROOT = Path(__file__).parents[2]
+TASKS = ("listops", "text", "retrieval", "image", "pathfinder")  # the five of the average
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One run."""
+
+  task: str
+  attention: str
+  seed: int
+  arguments: tuple[str, ...]  # of train.py
+  folder: Path
+  config: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
+
+  @property
+  def command(self) -> str:
+    """What a person would type, in the repository."""
+    return shlex.join(["python", "train.py", *self.arguments])
+
+  @property
+  def log(self) -> Path:
+    """Where its output goes."""
+    return self.folder.parent / ".sweep" / f"{self.folder.name}.log"
+
+
+def cells(
+  task_names: Iterable[str],
+  attentions: Iterable[str],
+  seeds: Iterable[int],
+  *,
+  preset: str = "default",
+  arguments: Sequence[str] = (),
+  grid: Mapping[str, Sequence[str]] | None = None,
+  runs_dir: Path | None = None,
+) -> list[Cell]:
+  """All combinations, seeds outermost, then mechanisms: whole tables first, in them whole rows.
+
+  `arguments` are more of train.py's; `grid` maps config keys to values, and where it varies an
+  option that a mechanism does not have, that mechanism runs once. Raises UserError for flags and
+  keys that train.py would refuse, before anything runs.
+  """
+  grid = {key.removeprefix("config."): values for key, values in (grid or {}).items()}
+  given = {a.partition("=")[0].lstrip("-") for a in arguments}
+  for key, option in (("seed", "--seeds"), ("model.attention", "--attentions")):
+    if key in grid or f"config.{key}" in given:
+      raise UserError(f"config.{key} is what a sweep varies; use {option}")
+  if given & {"config", "workdir"}:
+    raise UserError("a sweep chooses --config and --workdir; use --preset and --runs_dir")
+  if both := [key for key in grid if f"config.{key}" in given]:
+    raise UserError(
+      f"--grid varies {both[0]}, and --config.{both[0]} sets it: leave one of them out"
+    )
+  chosen = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+  made = []
+  for seed, attention, name, more in itertools.product(seeds, attentions, task_names, chosen):
+    tasks.get(name)
+    if attention not in ATTENTION:
+      raise UserError(f"unknown attention {attention!r}; there are {', '.join(sorted(ATTENTION))}")
+    own = [f"--config.{key}={value}" for key, value in more.items() if _has(attention, key)]
+    given = (*_recipe(name, attention, preset), f"--config.seed={seed}", *own, *arguments)
+    values = command.read(given)
+    folder = command.default_workdir(values)
+    if runs_dir is None:
+      folder = ROOT / folder
+    else:
+      folder = runs_dir.absolute() / folder.name
+      given += (f"--workdir={folder}",)
+    config = json.loads(json.dumps(values.config.to_dict()))
+    made.append(Cell(name, attention, seed, given, folder, config))
+  return list({cell.folder: cell for cell in made}.values())
+
+
+def _has(attention: str, key: str) -> bool:
+  """False for an option of some mechanism that this one does not have."""
+  section, _, option = key.rpartition(".")
+  known = section != "model.attention_options" or option in options(attention)
+  return known or not any(option in options(other) for other in ATTENTION)
+
+
+def _recipe(task: str, attention: str, preset: str) -> tuple[str, ...]:
+  """The arguments that choose a recipe; a mechanism without a file of its own takes cosFormer's."""
+  suffix = "" if preset == "default" else f":{preset}"
+  if (ROOT / f"configs/lra/{task}_{attention}.py").exists():
+    return "--config", f"configs/lra/{task}_{attention}.py{suffix}"
+  other = f"--config.model.attention={attention}"
+  return "--config", f"configs/lra/{task}_cosformer.py{suffix}", other
+
+
+def result(cell: Cell) -> dict[str, Any] | None:
+  """What a finished run of this very config found, else None."""
+  config, found = (_read(cell.folder / name) for name in ("config.json", "result.json"))
+  return found if config and complete(config) == cell.config else None
+
+
+def fraction(cell: Cell) -> float:
+  """How much of the run is done, by its last log line."""
+  try:
+    with open(cell.folder / "metrics.jsonl", "rb") as file:
+      file.seek(max(0, file.seek(0, 2) - 4096))
+      lines = file.read().splitlines(keepends=True)
+    steps = [json.loads(line)["step"] for line in lines[-2:] if line.endswith(b"\n")]
+    return min(1.0, max(steps, default=0) / cell.config["train"]["steps"])
+  except (OSError, ValueError, KeyError):
+    return 0.0
+
+
+def last_error(log: Path) -> str | None:
+  """The last `error:` line of a run's output, or the last line of a traceback."""
+  try:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+  except OSError:
+    return None
+  for line in reversed(lines):
+    if line.startswith("error: "):
+      return line.removeprefix("error: ")
+  trace = any(line.startswith("Traceback") for line in lines)
+  return lines[-1] if trace else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+  """How a run started by this sweep goes on."""
+
+  task: str
+  seconds: float  # since it was started
+  begin: float  # how much was done when it was started
+  fraction: float
+
+
+def seconds_left(
+  known: Mapping[str, Sequence[float]],
+  running: Sequence[Running],
+  waiting: Sequence[str],
+  jobs: int,
+) -> float | None:
+  """Until all is done, by the seconds `known` of finished runs and the pace of running ones."""
+  known = {task: list(seconds) for task, seconds in known.items() if seconds}
+  left = []
+  for run in running:
+    if run.fraction > run.begin:
+      left.append(run.seconds / (run.fraction - run.begin) * (1 - run.fraction))
+      if run.task not in known:
+        known[run.task] = [run.seconds / (run.fraction - run.begin)]
+  mean = {task: sum(seconds) / len(seconds) for task, seconds in known.items()}
+  if not mean:
+    return None
+  anywhere = sum(mean.values()) / len(mean)
+  left += [
+    mean.get(run.task, anywhere) * (1 - run.fraction)
+    for run in running
+    if run.fraction <= run.begin
+  ]
+  left += [mean.get(task, anywhere) for task in waiting]
+  return max(max(left, default=0.0), sum(left) / max(1, jobs))
+
+
+def overview(
+  results: Mapping[Cell, Mapping[str, Any]],
+  running: Sequence[Running],
+  failed: int,
+  waiting: int,
+  left: float | None,
+) -> str:
+  """One line: counts, time left, the best test accuracy of each task, how far the runs are."""
+  best: dict[str, tuple[float, str]] = {}
+  for cell, found in results.items():
+    here = (found["test"]["accuracy"], cell.attention)
+    best[cell.task] = max(best.get(cell.task, here), here)
+  parts = [
+    f"{len(results)} done, {len(running)} running, {failed} failed, {waiting} waiting",
+    "time left unknown" if left is None else f"{duration(left)} left",
+    *([f"best: {', '.join(f'{t} {a:.4f} {m}' for t, (a, m) in best.items())}"] if best else []),
+    *([f"at {', '.join(f'{run.fraction:.0%}' for run in running)}"] if running else []),
+  ]
+  return "; ".join(parts)
+
+
+def _read(path: Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    return None

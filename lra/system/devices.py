@@ -1,0 +1,75 @@
+"""What JAX found to run on: mesh, shardings, activation dtype, compiler options."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lra.system.errors import UserError
+
+
+def data_mesh() -> Mesh:
+  """All devices on one axis, "data". Raises UserError for several processes."""
+  if jax.process_count() > 1:
+    raise UserError(
+      f"a run is one process, here are {jax.process_count()}: start it on one host, with as many of "
+      "its devices as you like"
+    )
+  # Auto: with the default Explicit axes every gather and einsum would have to name its sharding.
+  return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same array on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def along(mesh: Mesh, axis: int) -> NamedSharding:
+  """Array axis `axis` split over the devices."""
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def activation_dtype(name: str) -> jnp.dtype:
+  """The dtype of activations; "auto" is bfloat16 on accelerators, float32 on a CPU."""
+  if name == "auto":
+    name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  if name not in ("float32", "bfloat16"):
+    raise UserError(f"unknown dtype {name!r}; config.model.dtype is auto, float32 or bfloat16")
+  return jnp.dtype(name)
+
+
+def cache_programs(folder: Path) -> None:
+  """On accelerators, keeps compiled programs in `folder`.
+
+  Kernels are chosen there by timing them, so only the same program continues a run bit for bit.
+  """
+  if jax.default_backend() != "cpu":
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+  """`jax.jit` with the compiler options of this backend."""
+  return jax.jit(function, compiler_options=_compiler_options(), **options)
+
+
+OPTIONS = {
+  # No YNNPACK fusions: a training step takes 0.8 of the time without them (jax 0.10).
+  "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
+  # cuDNN attention, and what scatters are left, add in a fixed order.
+  "gpu": {"xla_gpu_exclude_nondeterministic_ops": True},
+}
+
+
+@functools.cache
+def _compiler_options() -> dict[str, Any] | None:
+  """Those of this backend, as far as its jaxlib has them."""
+  options = OPTIONS.get(jax.default_backend())
+  try:
+    jax.jit(lambda: 0, compiler_options=options)()
+  except jax.errors.JaxRuntimeError:  # a jaxlib without that option
+    return None
+  return options

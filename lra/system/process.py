@@ -1,0 +1,59 @@
+"""How a process of ours ends: on request, and with an exit code and one line for what went wrong."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from lra.system.errors import UserError
+
+
+class StopRequest:
+  """Why a run should stop before its end: a time limit, Ctrl-C or a scheduler's signal."""
+
+  def __init__(self, max_seconds: float | None = None) -> None:
+    self._deadline = time.monotonic() + (float("inf") if max_seconds is None else max_seconds)
+    self._signal, self._previous = 0, {}
+
+  def listen(self) -> None:
+    """From here on a signal is a request; before, it ends the process."""
+    if not self._previous:
+      self._previous = {
+        number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+      }
+
+  def _on_signal(self, number: int, _: FrameType | None) -> None:
+    self._signal = number
+    self.restore()  # a second one ends the process at once
+
+  def restore(self) -> None:
+    """Puts back the handlers that were there before."""
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  @property
+  def reason(self) -> str | None:
+    """None while the run may go on."""
+    if self._signal:
+      return signal.Signals(self._signal).name
+    return "--max_seconds is over" if time.monotonic() > self._deadline else None
+
+  @property
+  def exit_code(self) -> int:
+    """What the process should end with: 0, or 128 + signal as shells have it."""
+    return 128 + self._signal if self._signal else 0
+
+
+def run_main(main: Callable[[], int]) -> None:
+  """Runs main and exits with its code; a UserError or a full disk is one line and exit code 1."""
+  try:
+    sys.exit(main())
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
+  except OSError as error:
+    print(f"error: {error}; free some space or mend the path, then run it again", file=sys.stderr)
+  sys.exit(1)

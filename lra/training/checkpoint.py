@@ -1,0 +1,76 @@
+"""Checkpoints of a run, newest kept, written atomically. Only this file knows orbax."""
+
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from orbax.checkpoint import v1 as ocp
+
+from lra.system.errors import UserError
+
+
+class Checkpoints:
+  """The checkpoint folder of one run."""
+
+  def __init__(self, folder: Path) -> None:
+    self._folder = folder
+    logging.set_verbosity(logging.FATAL)  # orbax logs a traceback of every error that it raises
+    latest = ocp.training.preservation_policies.LatestN(1)
+    self._orbax = ocp.training.Checkpointer(folder.absolute(), preservation_policy=latest)
+
+  @property
+  def latest(self) -> int | None:
+    """The step of the newest complete checkpoint, or None."""
+    newest = self._orbax.latest
+    return None if newest is None else newest.step
+
+  def save(self, step: int, tree: Any) -> None:
+    """Returns when the checkpoint is on disk. Raises UserError when it cannot be written."""
+    if self.latest == step:
+      return
+    try:
+      self._orbax.save(step, tree)
+    except Exception as error:  # orbax and tensorstore raise many kinds for a full disk
+      cause = str(error).splitlines()[0]
+      if "No space left" in cause:
+        cause = "no space left on device"
+      kept = "none" if self.latest is None else f"step {self.latest}"
+      raise UserError(
+        f"cannot write the checkpoint of step {step} to {self._folder}: {cause}; free some space "
+        f"and run the same command again (it continues from the last checkpoint: {kept})"
+      ) from error
+
+  def load(self, like: Any, fix: str = "delete that folder to start the run anew") -> Any:
+    """The newest checkpoint, with the structure, dtypes and shardings of `like`.
+
+    Raises UserError, which ends with `fix`, if it is damaged or of another structure.
+    """
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+    )
+    shown = sys.unraisablehook
+    sys.unraisablehook = lambda _: None  # the other reads complain when one of them has failed
+    try:
+      tree = self._orbax.load(None, abstract)
+    except Exception as error:
+      raise UserError(
+        f"the checkpoint of step {self.latest} in {self._folder} cannot be read "
+        f"({textwrap.shorten(str(error), 160)}); {fix}"
+      ) from error
+    sys.unraisablehook = shown
+    return tree
+
+  def clear(self) -> None:
+    """Deletes all checkpoints."""
+    self.close()
+    gone = self._folder.with_name("checkpoints.deleted")
+    shutil.rmtree(gone, ignore_errors=True)  # of a process that was killed here
+    self._folder.rename(gone)
+    shutil.rmtree(gone)
+
+  def close(self) -> None:
+    self._orbax.close()

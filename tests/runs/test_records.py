@@ -1,0 +1,159 @@
+"""The run directory: what is refused, what is dropped, what is written whole."""
+
+import json
+import os
+
+import jax
+import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from lra.runs import records
+from lra.system.errors import UserError
+
+CONFIG = {"seed": 0, "model": {"width": 8, "length": None}, "train": {"rate": 0.1}}
+
+
+def lines(folder):
+  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_same_config_is_taken_up_again(tmp_path):
+  folder = tmp_path / "new/run"
+  assert records.Run(folder, CONFIG).result is None
+  assert json.loads((folder / "config.json").read_text()) == CONFIG
+  assert records.Run(folder, ConfigDict(CONFIG).to_dict()).result is None
+
+
+def test_run_of_an_earlier_revision_is_taken_up(tmp_path):
+  config = tiny.config().to_dict()
+  records.Run(tmp_path, config)
+  old = json.loads((tmp_path / "config.json").read_text())
+  del old["model"]["embedding_std"]
+  (tmp_path / "config.json").write_text(json.dumps(old))
+  records.Run(tmp_path, config)
+  config["model"]["embedding_std"] = 0.5
+  with pytest.raises(UserError, match="embedding_std: there 1.0, now 0.5"):
+    records.Run(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+  "config, differing",
+  [
+    (CONFIG | {"seed": 1}, "config.seed: there 0, now 1"),
+    (CONFIG | {"model": {"width": 8, "length": 9}}, "config.model.length: there None, now 9"),
+    (CONFIG | {"new": 5}, "config.new: there None, now 5"),
+    ({"seed": 0, "model": CONFIG["model"]}, "config.train: there {'rate': 0.1}, now None"),
+  ],
+)
+def test_other_config_is_refused_by_its_differing_keys(tmp_path, config, differing):
+  records.Run(tmp_path, CONFIG)
+  with pytest.raises(UserError) as raised:
+    records.Run(tmp_path, config)
+  assert f"({differing})" in str(raised.value) and "--workdir" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_unreadable_record_is_a_user_error(tmp_path, name):
+  records.Run(tmp_path, CONFIG)
+  (tmp_path / name).write_text('{"seed"')
+  with pytest.raises(UserError, match=f"{name} cannot be read; delete it"):
+    print(records.Run(tmp_path, CONFIG).result)
+
+
+def test_folder_that_cannot_be_made_is_a_user_error(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="cannot write to .*file/run: .*--workdir"):
+    records.Run(tmp_path / "file/run", CONFIG)
+
+
+def test_metrics_continue_after_the_step_of_the_checkpoint(tmp_path):
+  run = records.Run(tmp_path, CONFIG)
+  run.start(0, "data")
+  for step in (1, 2, 3):
+    run.log(step, {"train/loss": 1 / step})
+  run.close()
+  with open(tmp_path / "metrics.jsonl", "a") as file:
+    file.write('{"step": 4, "tra')
+  run = records.Run(tmp_path, CONFIG)
+  run.start(2, "data")
+  run.log(3, {"train/loss": 0.1 + 0.2})
+  run.close()
+  assert lines(tmp_path) == [
+    {"step": 1, "train/loss": 1.0},
+    {"step": 2, "train/loss": 0.5},
+    {"step": 3, "train/loss": 0.30000000000000004},
+  ]
+
+
+def test_other_data_is_refused_and_every_session_is_named(tmp_path, monkeypatch):
+  run = records.Run(tmp_path, CONFIG)
+  run.start(0, "some")
+  run.close()
+  with pytest.raises(UserError, match="trained on other data .some. than is there now .other."):
+    records.Run(tmp_path, CONFIG).start(2, "other")
+  now = records.environment()
+  monkeypatch.setattr(records, "environment", lambda: now | {"revision": "f" * 40})
+  for _ in range(2):
+    run = records.Run(tmp_path, CONFIG)
+    run.start(2, "some")
+    run.close()
+  written = json.loads((tmp_path / "environment.json").read_text())
+  assert [s["revision"] for s in written["sessions"]] == [now["revision"], "f" * 40]
+  records.Run(tmp_path, CONFIG).start(0, "other")
+  assert len(json.loads((tmp_path / "environment.json").read_text())["sessions"]) == 1
+
+
+def test_rates_are_medians_and_finishing_is_final(tmp_path):
+  run = records.Run(tmp_path, CONFIG)
+  run.start(0, "data")
+  for step, rate in enumerate((1.0, 100.0, 3.0)):
+    run.log(step, {"time/examples_per_second": rate, "time/tokens_per_second": 2 * rate})
+    run.log(step, {"validation/loss": float("nan")})
+  rates = records.rates(run.metrics())
+  assert rates == {"examples_per_second": 3.0, "tokens_per_second": 6.0} and not records.rates([])
+  run.finish({"test": {"accuracy": 0.5}})
+  assert records.Run(tmp_path, CONFIG).result == {"test": {"accuracy": 0.5}}
+  assert list(tmp_path.glob("*.tmp")) == [] and list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_peak_memory_is_that_of_all_sessions():
+  now = records.peak_memory_gigabytes()
+  assert 0.05 < now < 100
+  lines = [{"time/peak_memory_gigabytes": value} for value in (500.0, 800.0, 1.0)]
+  assert records.peak_memory_gigabytes([{"step": 1}, *lines]) == 800
+  assert now <= records.peak_memory_gigabytes(lines[2:]) < 500
+
+
+def test_restart_puts_the_metrics_aside(tmp_path):
+  run = records.Run(tmp_path, CONFIG)
+  for attempt in range(3):
+    assert run.attempt == attempt
+    run.start(0, "data")
+    run.log(1, {"train/loss": float(attempt)})
+    run.restart()
+  assert [json.loads((tmp_path / f"metrics.attempt{i}.jsonl").read_text()) for i in range(3)] == [
+    {"step": 1, "train/loss": float(i)} for i in range(3)
+  ]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this OS has no affinity")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="on a CPU")
+def test_cores_are_those_the_process_may_use_and_another_number_is_another_session(
+  tmp_path, monkeypatch
+):
+  for mask in ({3}, {0, 2, 5}):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: mask)
+    run = records.Run(tmp_path, CONFIG)
+    run.start(2, "data")
+    run.close()
+  written = json.loads((tmp_path / "environment.json").read_text())
+  assert [s["device"] for s in written["sessions"]] == ["1 CPU core", "3 CPU cores"]
+  assert written["device"] == "3 CPU cores"
+
+
+def test_environment_names_versions_and_revision():
+  here = records.environment()
+  assert here["packages"]["jax"] and here["devices"] >= 1 and here["platform"]
+  assert here["revision"] is None or len(here["revision"]) == 40
+  json.dumps(here)

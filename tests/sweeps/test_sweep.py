@@ -1,0 +1,325 @@
+"""Sweeps: the runs a person would type, each once, whatever fails or is stopped in between."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import documented
+import handmade
+import pytest
+import tiny
+from tiny import space  # noqa: F401
+
+from lra.runs import command
+from lra.sweeps import jobs, launch, sweep
+from lra.system import cores
+from lra.system.process import StopRequest
+from lra.system.errors import UserError
+from lra.sweeps.sweep import Running
+from scripts import sweep as sweep_script
+
+# ruff: noqa: F811
+pytestmark = [
+  # ml_collections loads config files so; submitit leaves log files of debug jobs open
+  pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
+  pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+]
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+  """fake(*seeds, **options) -> Outcome of a sweep whose jobs are processes of a train.py of our own."""
+  shutil.copy(tiny.ROOT / "tests/fake_train.py", tmp_path / "train.py")
+  home = tmp_path / "runs"
+  home.mkdir()
+
+  def run(*seeds, cluster="debug", **options):
+    cells = sweep.cells(["listops"], ["linear"], seeds, preset="quick", runs_dir=home)
+    for cell in cells:
+      (home / f"{cell.seed}.json").write_text(json.dumps(cell.config))
+    monkeypatch.setattr(sweep, "ROOT", tmp_path)
+    monkeypatch.setattr(launch, "InProcess", launch.Training)
+    if cluster == "local":  # the processes of its jobs find that folder, too
+      monkeypatch.chdir(tmp_path)
+      for name in ("lra", "models", "configs"):
+        (tmp_path / name).symlink_to(tiny.ROOT / name)
+    try:
+      return jobs.Sweep(cells, cluster=cluster, **options).run(StopRequest())
+    finally:
+      monkeypatch.undo()
+
+  return run
+
+
+def by_seed(outcome):
+  """(finished, failed, left) as seeds."""
+  return tuple(sorted(cell.seed for cell in part) for part in outcome)
+
+
+def test_runs_are_those_a_person_would_type():
+  cells = sweep.cells(sweep.TASKS, ["softmax", "linear", "cosformer"], [0, 1, 2])
+  assert len(cells) == len({cell.folder for cell in cells}) == 45
+  assert [c.seed for c in cells] == sorted(c.seed for c in cells)  # a whole table first
+  assert [c.attention for c in cells[:6]] == ["softmax"] * 5 + ["linear"]  # in it a whole row
+  assert cells[0].folder == sweep.ROOT / "runs/listops_softmax-seed0"
+  typed = shlex.split(cells[-1].command)
+  assert typed[:2] == ["python", "train.py"]
+  values = command.read(typed[2:])
+  assert sweep.ROOT / command.default_workdir(values) == cells[-1].folder
+  assert values.config.model.attention == "cosformer" and values.config.seed == 2
+
+
+def test_presets_overrides_and_grids():
+  cells = sweep.cells(
+    ["image"],
+    ["cosformer"],
+    [3],
+    preset="quick",
+    arguments=["--config.train.steps=5"],
+    grid={"model.attention_options.feature_map": ["relu", "exp"], "config.model.cls": ["true"]},
+  )
+  assert [c.config["model"]["attention_options"]["feature_map"] for c in cells] == ["relu", "exp"]
+  assert all(c.config["train"]["steps"] == 5 and c.config["model"]["cls"] is True for c in cells)
+  assert cells[0].folder.name == (
+    "image_cosformer-quick-model.attention_options.feature_map=relu-model.cls=True-train.steps=5-seed3"
+  )
+
+
+def test_option_that_a_mechanism_lacks_is_not_varied_for_it():
+  grid = {"model.attention_options.feature_map": ["relu", "exp"], "train.steps": ["5", "6"]}
+  cells = sweep.cells(["image"], ["softmax", "cosformer"], [0], preset="quick", grid=grid)
+  of = lambda cell: (
+    cell.config["model"]["attention_options"]["feature_map"],
+    cell.config["train"]["steps"],
+  )
+  assert [of(c) for c in cells if c.attention == "softmax"] == [(None, 5), (None, 6)]
+  every = [("relu", 5), ("relu", 6), ("exp", 5), ("exp", 6)]
+  assert [of(c) for c in cells if c.attention == "cosformer"] == every
+  with pytest.raises(UserError, match="did you mean"):
+    sweep.cells(["image"], ["softmax"], [0], grid={"model.attention_options.feature_mop": ["relu"]})
+
+
+def test_long_names_are_cut_but_stay_apart():
+  given = [f"--config.{key}={value}" for key, value in tiny.SMALL.items()]
+  make = lambda *more: sweep.cells(
+    ["listops"], ["linear"], [0], preset="quick", arguments=[*given, *more]
+  )
+  (one,), (other,) = make("--config.optim.eps=1e-3"), make("--config.optim.eps=1e-4")
+  assert len(one.folder.name) < 200 and one.folder != other.folder
+  assert one.folder.name.endswith("-seed0")
+
+
+def test_mechanism_without_a_recipe_of_its_own(monkeypatch):
+  monkeypatch.setitem(sweep.ATTENTION, "mine", documented.attention())
+  (cell,) = sweep.cells(["text"], ["mine"], [0])
+  assert "--config.model.attention=mine" in cell.arguments
+  assert cell.config["model"]["attention"] == "mine"
+
+
+@pytest.mark.parametrize(
+  "changes, answer",
+  [
+    ({"task_names": ["nope"]}, "unknown task 'nope'"),
+    ({"attentions": ["nope"]}, "unknown attention 'nope'; there are cosformer, linear, softmax"),
+    ({"preset": "nope"}, "unknown preset 'nope'"),
+    ({"arguments": ["--config.train.stepz=3"]}, "did you mean 'steps'"),
+    ({"arguments": ["--config.seed=3"]}, "use --seeds"),
+    ({"arguments": ["-config.seed=3"]}, "use --seeds"),
+    (
+      {"grid": {"config.train.steps": ["1", "2"]}, "arguments": ["--config.train.steps=3"]},
+      "--grid varies train.steps, and --config.train.steps sets it",
+    ),
+    ({"arguments": ["--workdir=x"]}, "use --preset and --runs_dir"),
+    ({"grid": {"model.attention": ["linear"]}}, "use --attentions"),
+    ({"grid": {"train.steps": ["many"]}}, "invalid literal"),
+  ],
+)
+def test_mistakes_show_before_anything_runs(changes, answer):
+  given = {"task_names": ["text"], "attentions": ["linear"], "seeds": [0]} | changes
+  with pytest.raises(UserError, match=answer):
+    sweep.cells(**given)
+
+
+@pytest.mark.parametrize(
+  "arguments, answer",
+  [
+    (["--gpus", "1"], "--gpus is for --cluster slurm"),
+    (["--partition=gpu"], "--partition is for --cluster slurm"),
+    (["--jobs", "0"], "--jobs must be at least 1, not 0"),
+  ],
+)
+def test_options_that_would_be_ignored_are_refused(monkeypatch, arguments, answer):
+  monkeypatch.setattr(sys, "argv", ["sweep.py", "--tasks", "text", "--seeds", "0", *arguments])
+  with pytest.raises(UserError, match=answer):
+    sweep_script.main()
+
+
+def test_each_run_once_and_failures_are_listed_and_tried_again(fake, tmp_path, capsys):
+  outcome = fake(0, 1, 2)
+  assert by_seed(outcome) == ([0], [1, 2], [])
+  assert list(outcome.failed.values()) == [
+    "no such luck; try another seed",
+    "ValueError: only the first time",
+  ]
+  assert "seed1: failed: no such luck" in capsys.readouterr().out
+  outcome = fake(0, 1, 2, 4)
+  assert by_seed(outcome) == ([0, 2, 4], [1], [])
+  calls = {path.parent.name[-1]: path.read_text() for path in tmp_path.glob("runs/*/calls")}
+  counts = {seed: text.count("\n") for seed, text in calls.items()}
+  assert counts == {"0": 1, "1": 2, "2": 2, "4": 1}
+
+
+def test_retries_within_a_sweep(fake):
+  assert by_seed(fake(1, 2, retries=1)) == ([2], [1], [])
+
+
+def test_interrupted_sweep_goes_on(fake):
+  assert by_seed(fake(0, 3, 4)) == ([0], [], [3, 4])
+  assert by_seed(fake(0, 3, 4)) == ([0, 3, 4], [], [])
+
+
+def test_debug_sweep_trains_in_this_process(space, one_device, tmp_path, capsys):
+  given = [f"--config.{key}={value}" for key, value in tiny.SMALL.items()]
+  given += [f"--data_dir={space / 'data'}", "--config.model.attention_options.length=4"]
+  make = lambda *more: sweep.cells(
+    ["listops"], ["linear"], [0], preset="quick", arguments=[*given, *more], runs_dir=tmp_path
+  )
+  before, run = sys.argv, lambda cells: jobs.Sweep(cells, cluster="debug").run(StopRequest())
+  handler = signal.getsignal(signal.SIGINT)
+  cells = make()
+  assert run(cells).failed[cells[0]].startswith("config.model.attention_options.length 4 is less")
+  given.pop()
+  cells = make("--max_seconds=0")
+  assert "--max_seconds" in run(cells).failed[cells[0]]
+  cells = make()
+  finished = run(cells).finished
+  assert finished[cells[0]]["steps"] == 24 and "test accuracy" in capsys.readouterr().out
+  kept = json.loads((cells[0].folder / "environment.json").read_text())["command"]
+  assert (
+    f"python {kept}" == cells[0].command.replace("train.py", "debugged_train.py", 1)
+    and sys.argv is before
+  )
+  assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_finished_run_of_another_config_is_not_finished(fake, tmp_path):
+  fake(0)
+  (path,) = tmp_path.glob("runs/*seed0/config.json")
+  path.write_text("{}")
+  cells = sweep.cells(["listops"], ["linear"], [0], preset="quick", runs_dir=tmp_path / "runs")
+  assert sweep.result(cells[0]) is None
+
+
+def test_a_run_waits_for_one_that_a_killed_sweep_left(tmp_path):
+  file = tmp_path / "lock"
+  with open(file, "w") as first, open(file, "w") as second:
+    assert launch._locked(first.fileno()) and not launch._locked(second.fileno())
+    first.close()
+    assert launch._locked(second.fileno())
+
+
+def test_gpus_are_dealt_one_each(monkeypatch, fake, tmp_path):
+  monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-abc")
+  assert launch.gpus() == ["4", "GPU-abc"]
+  deal = lambda slot, jobs: launch.device_environment(slot, launch.gpus(), jobs)
+  assert [deal(slot, 2) for slot in (0, 1)] == [
+    {"CUDA_VISIBLE_DEVICES": "4"},
+    {"CUDA_VISIBLE_DEVICES": "GPU-abc"},
+  ]
+  shared = {"CUDA_VISIBLE_DEVICES": "4", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+  assert deal(2, 3) == shared
+  monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+  assert launch.device_environment(0, [], 1) == {"CUDA_VISIBLE_DEVICES": None}
+  fake(0, devices=["7"])
+  assert next(tmp_path.glob("runs/*/calls")).read_text() == "7\n"
+
+
+def test_time_left():
+  left = sweep.seconds_left
+  assert left({}, [], ["text"], 1) is None
+  assert left({"text": [10, 20]}, [], ["text", "text"], 1) == 30
+  assert left({"text": [10, 20]}, [], ["text", "text"], 2) == 15
+  assert left({"text": [10], "image": [30]}, [], ["listops"], 1) == 20
+  assert left({}, [Running("text", 10, 0.0, 0.25)], [], 1) == pytest.approx(30)
+  assert left({}, [Running("text", 10, 0.5, 0.75)], ["text"], 1) == pytest.approx(10 + 40)
+  assert left({"text": [10]}, [Running("text", 1, 0.0, 0.0)], [], 4) == 10
+
+
+def test_overview_counts_and_names_the_best():
+  cells = sweep.cells(["text", "image"], ["linear", "softmax"], [0], preset="quick")
+  results = {c: {"test": {"accuracy": 0.5 + i / 10}} for i, c in enumerate(cells)}
+  line = sweep.overview(results, [Running("text", 1, 0, 0.5)], 2, 7, 90)
+  assert line == (
+    "4 done, 1 running, 2 failed, 7 waiting; 1m30s left; "
+    "best: text 0.7000 softmax, image 0.8000 softmax; at 50%"
+  )
+
+
+def test_fraction_of_a_run(tmp_path):
+  folder = handmade.run_folder(tmp_path / "listops_linear-quick-seed0", *handmade.arguments())
+  (cell,) = sweep.cells(["listops"], ["linear"], [0], preset="quick", runs_dir=tmp_path)
+  assert cell.folder == folder and sweep.fraction(cell) == 1
+  (folder / "metrics.jsonl").write_text('{"step": 1500}\n{"step": 30')
+  assert sweep.fraction(cell) == 0.5
+  (folder / "metrics.jsonl").unlink()
+  assert sweep.fraction(cell) == 0
+
+
+def start(space, home, *arguments):
+  """A process of scripts/sweep.py on listops and linear attention."""
+  given = tiny.SMALL | {"train.steps": 900, "train.eval_every": 900, "train.log_every": 20}
+  environment = {name.upper(): str(value) for name, value in tiny.CACHE.items()}
+  return subprocess.Popen(
+    [sys.executable, "scripts/sweep.py", "--tasks", "listops", "--attentions", "linear"]
+    + ["--preset", "quick", "--runs_dir", str(home), "--jobs", "2", *arguments, "--"]
+    + [f"--config.{key}={value}" for key, value in given.items()],
+    cwd=tiny.ROOT,
+    env=os.environ
+    | environment
+    | {
+      "JAX_COMPILATION_CACHE_DIR": str(space / "cache"),
+      "XLA_FLAGS": "",
+      "LRA_DATA_DIR": str(space / "data"),
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    start_new_session=True,
+  )
+
+
+def test_local_sweep_is_stopped_by_ctrl_c_and_finishes_when_run_again(space, tmp_path):
+  commands, _ = start(space, tmp_path, "--seeds", "0", "1", "--dry_run").communicate(timeout=100)
+  commands = commands.splitlines()
+  folders = [command.read(shlex.split(c)[2:]).workdir for c in commands]
+  assert len(folders) == 2 and all(c.startswith("python train.py --config ") for c in commands)
+
+  one = cores.available()[:1]
+  with cores.only(one):  # both on the same core, so that neither ends before the other begins
+    first = start(space, tmp_path, "--seeds", "0", "1")
+  deadline = time.monotonic() + 100
+  begun = lambda folder: (file := Path(folder, "metrics.jsonl")).exists() and file.stat().st_size
+  while not all(map(begun, folders)):
+    assert time.monotonic() < deadline and first.poll() is None
+    time.sleep(0.02)
+  os.killpg(first.pid, signal.SIGINT)  # what Ctrl-C does
+  out, _ = first.communicate(timeout=100)
+  if hasattr(os, "sched_setaffinity"):
+    made = [json.loads(Path(folder, "environment.json").read_text()) for folder in folders]
+    assert cores.plan(2, one) in out and [m["device"] for m in made] == ["1 CPU core"] * 2
+  assert first.returncode == 130 and "2 runs write a checkpoint and end" in out, out
+  assert "stopped; the same command continues" in out
+  assert not any(os.path.exists(f"{folder}/result.json") for folder in folders)
+  assert all(os.listdir(f"{folder}/checkpoints") for folder in folders)
+
+  out, _ = start(space, tmp_path, "--seeds", "0", "1").communicate(timeout=100)
+  assert out.splitlines()[-1] == "2 of 2 runs finished, 0 failed", out
+  for folder in folders:
+    log = tmp_path / ".sweep" / f"{os.path.basename(folder)}.log"
+    assert "continuing after step" in log.read_text()
