@@ -18,18 +18,15 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from lra.data import batches
-from lra.runs import command
+from lra.runs import command, records, results
 from lra.system import devices, process
-from lra.training import checkpoint, optim
-from lra.data import store, tasks
-from lra.runs import records, results
-from lra.training import step
 from lra.system.errors import UserError
-from lra.training.evaluation import Evaluator
 from lra.system.progress import Clock, Progress
+from lra.training import checkpoint, setup, step
+from lra.training.evaluation import Evaluator
 
 FLAGS = command.define_flags()
-RESTART = "restart"
+DONE, STOPPED, PLATEAU = "done", "stopped", "plateau"  # how a loop ends
 
 
 def train(
@@ -42,170 +39,218 @@ def train(
 ) -> dict | None:
   """Runs or resumes `config` in `workdir`; the result, or None if `stop` came first."""
   devices.cache_programs(data_dir / "programs")
-  clock, outcome = Clock(), RESTART
-  while outcome is RESTART:
-    outcome = attempt(config, workdir, data_dir, raw_dir, stop, clock)
-    clock = Clock(before=clock.run)
-  return outcome
+  clock, progress = Clock(), Progress()
 
-
-def attempt(
-  config: ConfigDict,
-  workdir: Path,
-  data_dir: Path,
-  raw_dir: Path | None,
-  stop: process.StopRequest,
-  clock: Clock,
-) -> dict | str | None:
-  """`train` with one seed; RESTART if it stays on a plateau and another seed is to be tried."""
-  progress = Progress()
-
-  # What the config asks for: its mistakes show before anything is written.
-  task = tasks.get(config.task.name)
-  options = {key: value for key, value in config.task.items() if key != "name"}
-  longest = task.longest(options)
-  mesh = devices.data_mesh()
-  command.check_training(config, mesh.size)
-  model = command.build_model(config, task, longest)
-  optimizer, schedule = optim.make(config.optim, config.train.steps)
+  # Set-up. Mistakes in the config show before anything is written.
+  parts = setup.build(config)
   run = records.Run(workdir, config.to_dict())
-  seed = config.seed + 1_000_003 * run.attempt
-  init_key, dropout_key = jax.random.split(jax.random.key(seed))
-  everywhere = devices.replicated(mesh)
-  state = step.init(model, optimizer, init_key, task.streams, everywhere)
   if run.result is not None:
     progress.line(results.summary(run.result, workdir) + "\n(finished before: nothing was run)")
     return run.result
+  data = setup.open_data(config, parts, data_dir, raw_dir, progress.live)
 
-  # Data: prepared once, verified, resident where its batches are made.
-  data = store.open_store(task, options, data_dir=data_dir, raw_dir=raw_dir, report=progress.live)
-  splits = batches.splits(
-    data.splits,
-    task.id_offset,
-    longest,
-    mesh,
-    gigabytes=config.data.device_gigabytes,
-    drop_zeros=model.ignores_zeros,
-  )
-  lengths, longest = splits["train"].lengths, splits["train"].longest
-  buckets = batches.choose_buckets(
-    lengths,
-    longest,
-    count=config.data.buckets if config.data.bucketing else 1,
-    multiple=config.data.bucket_multiple,
-  )
-  plan = batches.TrainPlan(
-    lengths,
-    buckets,
-    batch_size=config.train.batch_size,
-    run=config.train.steps_per_dispatch,
-    seed=seed,
-  )
-  advance = step.Trainer(
-    model,
-    optimizer,
-    splits["train"],
-    key=dropout_key,
-    run=config.train.steps_per_dispatch,
-    sharding=everywhere,
-    clock=clock,
-  )
-  validate, test = (
-    Evaluator(model, splits[name], buckets, config.train.eval_batch_size)
-    for name in ("validation", "test")
-  )
+  # The loop: again from another seed while nothing is learned and restarts are left.
+  while True:
+    session = Session(config, parts, data, run, clock, progress)
+    ended = loop(session, stop)
+    if ended != PLATEAU:
+      break
+    clock = Clock(before=clock.run)
 
-  # Where an earlier session stopped.
-  checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-  best = step.Best.of(state, -1.0)
-  if checkpoints.latest is not None:
-    saved = checkpoints.load({"state": state, "best": best, "seconds": jnp.zeros(())})
-    state, best, clock.before = saved["state"], saved["best"], float(saved["seconds"])
-  else:
-    progress.line(parameter_overview.get_parameter_overview(state.params, include_stats=False))
-  t = int(state.step)
-  run.start(t, data.digest)
-  progress.line(results.opening(config, model, state, data, buckets, workdir))
+  # The test: the split is read here, once.
+  return test(session) if ended == DONE else None
 
-  def check_finite() -> None:
-    if (bad := int(state.window.first_bad)) >= 0:
-      kept = checkpoints.latest
+
+def loop(session: "Session", stop: process.StopRequest) -> str:
+  """Trains until the last step, a stop or a plateau: DONE, STOPPED or PLATEAU.
+
+  What makes a resumed run exact, bit for bit, is the order here:
+  - Batch t depends on the seed and t alone, and so does the dropout of step t.
+  - A dispatch of several steps ends where a log line or an evaluation is due.
+  - Log, evaluate, save, stop, in this order: a log line empties the window of means, an evaluation
+    may change the best parameters, and a checkpoint holds both as they are after that.
+  - A stop is a checkpoint. What was logged after the newest checkpoint is dropped on resuming.
+  """
+  train = session.config.train
+  stop.listen()
+  while session.t < train.steps and stop.reason is None:
+    session.advance()
+    if session.is_due(train.log_every):
+      session.log()
+    session.show()
+    if evaluated := session.is_due(train.eval_every):
+      session.evaluate()
+      if session.is_to_restart():
+        session.discard()
+        return PLATEAU
+    if evaluated or session.seconds_unsaved > train.checkpoint_seconds:
+      session.save()
+  if session.t < train.steps:
+    session.save()
+    session.close(stop.reason)
+    return STOPPED
+  return DONE
+
+
+class Session:
+  """A run from its first step, or its newest checkpoint, to its end or a stop."""
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    parts: setup.Parts,
+    data: setup.Data,
+    run: records.Run,
+    clock: Clock,
+    progress: Progress,
+  ) -> None:
+    self.config, self.parts, self.data, self.run = config, parts, data, run
+    self.clock, self.progress = clock, progress
+    train, seed = config.train, config.seed + 1_000_003 * run.attempt
+    init_key, dropout_key = jax.random.split(jax.random.key(seed))
+    everywhere = devices.replicated(parts.mesh)
+    model, splits, buckets = parts.model, data.splits, data.buckets
+    self.plan = batches.TrainPlan(
+      splits["train"].lengths,
+      buckets,
+      batch_size=train.batch_size,
+      run=train.steps_per_dispatch,
+      seed=seed,
+    )
+    self.trainer = step.Trainer(
+      model,
+      parts.optimizer,
+      splits["train"],
+      key=dropout_key,
+      run=train.steps_per_dispatch,
+      sharding=everywhere,
+      clock=clock,
+    )
+    self.validate = Evaluator(model, splits["validation"], buckets, train.eval_batch_size)
+    self.new_window = jax.jit(step.Window.empty, out_shardings=everywhere)
+
+    # What changes from step to step: all of it is in a checkpoint.
+    self.checkpoints = checkpoint.Checkpoints(run.folder / "checkpoints")
+    self.state = step.init(parts.model, parts.optimizer, init_key, parts.task.streams, everywhere)
+    self.best = step.Best.of(self.state, -1.0)
+    if self.checkpoints.latest is not None:
+      saved = self.checkpoints.load(self._saved())
+      self.state, self.best, clock.before = saved["state"], saved["best"], float(saved["seconds"])
+    else:
+      progress.line(
+        parameter_overview.get_parameter_overview(self.state.params, include_stats=False)
+      )
+    self.t = self.begin = self.logged = int(self.state.step)  # steps done
+    run.start(self.t, data.store.digest)
+    progress.line(results.opening(config, model, self.state, data.store, buckets, run.folder))
+    self.in_flight, self.values, self.saved_at = collections.deque(), {}, clock.total
+    clock.lap()
+
+  def is_due(self, every: int) -> bool:
+    """Whether this step is one of every so many, or the last."""
+    return self.t % every == 0 or self.t == self.config.train.steps
+
+  @property
+  def seconds_unsaved(self) -> float:
+    return self.clock.total - self.saved_at
+
+  def advance(self) -> None:
+    """Some steps in one dispatch, not beyond the next log line or evaluation."""
+    train = self.config.train
+    ends = [self.t - self.t % every + every for every in (train.log_every, train.eval_every)]
+    dispatch = self.plan.dispatch(self.t, min(*ends, train.steps) - self.t)
+    self.state, done = self.trainer(self.state, dispatch)
+    self.t += len(dispatch.examples)
+    self.in_flight.append(done)
+    if len(self.in_flight) > 2:  # the host is never far ahead, so a clock or a signal acts soon
+      self.in_flight.popleft().block_until_ready()
+
+  def log(self) -> None:
+    """One line of means since the last one."""
+    self.check_finite()
+    rate = self.parts.schedule(self.t - 1)
+    self.values = step.report(self.state.window, rate, self.clock.lap())
+    self.run.log(self.t, self.values)
+    self.state = self.state.replace(window=self.new_window())
+    self.logged = self.t
+
+  def show(self) -> None:
+    """Where the run is, on the screen."""
+    steps = self.config.train.steps
+    self.progress.live(results.progress_line(self.t, steps, self.begin, self.values, self.clock))
+
+  def evaluate(self) -> None:
+    """Validation, and the choice of the parameters to test."""
+    with self.clock.pause("evaluation"):
+      self.check_finite()
+      measured = self.validate(self.state.params)
+      peak = {"time/peak_memory_gigabytes": records.peak_memory_gigabytes()}
+      self.run.log(self.t, {f"validation/{k}": v for k, v in measured.items()} | peak)
+      last = self.config.train.select == "last"
+      if last or measured["accuracy"] > float(self.best.accuracy):
+        self.best = step.Best.of(self.state, measured["accuracy"])
+    self.progress.line(results.evaluation_line(self.t, measured, self.best))
+
+  def is_to_restart(self) -> bool:
+    """Whether nothing was learned so far, and another seed is to be tried; says so."""
+    train = self.config.train
+    if self.t < train.plateau_steps or not results.plateau(self.best, self.data.store):
+      return False
+    again = self.run.attempt < train.restarts and self.t < train.steps
+    if again or self.t - train.eval_every < train.plateau_steps:
+      self.progress.line(results.plateau_line(self.t, self.best, again))
+    return again
+
+  def discard(self) -> None:
+    """Leaves nothing of this attempt but its metrics."""
+    self.checkpoints.clear()
+    self.run.restart()
+
+  def save(self) -> None:
+    """A checkpoint of this step."""
+    with self.clock.pause("checkpoints"):
+      self.check_finite()
+      self.checkpoints.save(self.t, self._saved())
+    self.saved_at = self.clock.total
+
+  def _saved(self) -> dict:
+    seconds = jnp.float32(self.clock.run)
+    return {"state": self.state, "best": self.best, "seconds": seconds}
+
+  def check_finite(self) -> None:
+    """Raises UserError if a loss since the last log line was not."""
+    if (bad := int(self.state.window.first_bad)) >= 0:
+      kept = self.checkpoints.latest
       raise UserError(
-        f"the loss is not finite at step {bad:,} (steps {logged:,} to {t:,}); lower "
+        f"the loss is not finite at step {bad:,} (steps {self.logged:,} to {self.t:,}); lower "
         "config.optim.learning_rate or set config.optim.clip_norm and start a new run; last good "
-        f"checkpoint in {workdir}: {'none' if kept is None else f'step {kept:,}'}"
+        f"checkpoint in {self.run.folder}: {'none' if kept is None else f'step {kept:,}'}"
       )
 
-  def save() -> None:
-    check_finite()
-    checkpoints.save(t, {"state": state, "best": best, "seconds": jnp.float32(clock.run)})
+  def close(self, reason: str) -> None:
+    """The end of a session that is not the end of the run."""
+    self.progress.line(f"stopped after step {self.t:,} ({reason}); the same command continues")
+    self.run.close()
 
-  # The loop. The order of log, evaluate, save, stop is what makes resuming exact.
-  new_window = jax.jit(step.Window.empty, out_shardings=everywhere)
-  in_flight, values, logged, begin, last_save = collections.deque(), {}, t, t, clock.total
-  stop.listen()
-  clock.lap()
-  while t < config.train.steps and stop.reason is None:
-    next_log, next_eval = (
-      min(t - t % every + every, config.train.steps)
-      for every in (config.train.log_every, config.train.eval_every)
-    )
-    dispatch = plan.dispatch(t, min(next_log, next_eval) - t)
-    state, done = advance(state, dispatch)
-    t += len(dispatch.examples)
-    in_flight.append(done)
-    if len(in_flight) > 2:  # the host is never far ahead, so that a clock or a signal acts soon
-      in_flight.popleft().block_until_ready()
 
-    if t == next_log:
-      check_finite()
-      values = step.report(state.window, schedule(t - 1), clock.lap())
-      run.log(t, values)
-      state = state.replace(window=new_window())
-      logged = t
-    progress.live(results.progress_line(t, config.train.steps, begin, values, clock))
-    if t == next_eval:
-      with clock.pause("evaluation"):
-        check_finite()
-        measured = validate(state.params)
-        peak = {"time/peak_memory_gigabytes": records.peak_memory_gigabytes()}
-        run.log(t, {f"validation/{name}": value for name, value in measured.items()} | peak)
-        if config.train.select == "last" or measured["accuracy"] > float(best.accuracy):
-          best = step.Best.of(state, measured["accuracy"])
-      progress.line(results.evaluation_line(t, measured, best))
-      if t >= config.train.plateau_steps and results.plateau(best, data):
-        again = run.attempt < config.train.restarts and t < config.train.steps
-        if again or t - config.train.eval_every < config.train.plateau_steps:
-          progress.line(results.plateau_line(t, best, again))
-        if again:  # nothing of this attempt is left but its metrics
-          checkpoints.clear()
-          run.restart()
-          return RESTART
-    if t == next_eval or clock.total - last_save > config.train.checkpoint_seconds:
-      with clock.pause("checkpoints"):
-        save()
-      last_save = clock.total
-
-  if t < config.train.steps:
-    save()
-    progress.line(f"stopped after step {t:,} ({stop.reason}); the same command continues")
-    run.close()
-    return None
-
-  # The test set is read here, once.
+def test(session: Session) -> dict:
+  """Reads the test split, with the best parameters, and writes the result of the run."""
+  config, data, best = session.config, session.data, session.best
+  split = data.splits["test"]
+  evaluate = Evaluator(session.parts.model, split, data.buckets, config.train.eval_batch_size)
   result = results.make(
     config,
-    state,
-    data,
-    test=test(best.params) | {"examples": len(splits["test"].lengths)},
+    session.state,
+    data.store,
+    test=evaluate(best.params) | {"examples": len(split.lengths)},
     best=best,
-    restarts=run.attempt,
-    baselines=task.baselines(data.splits["train"], data.splits["test"]),
-    metrics=run.metrics(),
-    clock=clock,
+    restarts=session.run.attempt,
+    baselines=session.parts.task.baselines(data.store.splits["train"], data.store.splits["test"]),
+    metrics=session.run.metrics(),
+    clock=session.clock,
   )
-  run.finish(result)
-  progress.line(results.summary(result, workdir))
+  session.run.finish(result)
+  session.progress.line(results.summary(result, session.run.folder))
   return result
 
 

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 import train
 from lra.data import tasks
-from lra.runs import command
-from lra.training import optim
+
+from lra.training import optim, setup
 from lra.system.errors import UserError
 
 
@@ -44,10 +44,10 @@ def test_recipe_builds(path, preset):
   assert path.stem == f"{config.task.name}_{config.model.attention}"
   task = tasks.get(config.task.name)
   longest = task.longest(_options(config))
-  command.check_training(config, 1)
+  setup.check_training(config, 1)
   given = {"raw_dir": None, "cache_dir": None, "report": print}
   inspect.signature(task.prepare).bind(**given, **_options(config))
-  model = command.build_model(config, task, longest)
+  model = setup.build_model(config, task, longest)
   optimizer, schedule = optim.make(config.optim, config.train.steps)
   ids = jax.ShapeDtypeStruct((2, task.streams, longest), "int32")
   lengths = jax.ShapeDtypeStruct((2, task.streams), "int32")

@@ -19,9 +19,8 @@ from ml_collections import ConfigDict
 
 from configs.lra.base import complete
 from lra.data import batches, store, tasks
-from lra.runs import command
 from lra.system import devices
-from lra.training import checkpoint, optim, step
+from lra.training import checkpoint, setup, step
 from lra.system.errors import UserError
 from models.attention import ATTENTION
 from models.attention.layer import SelfAttention
@@ -67,12 +66,9 @@ def load(run: Path, data_dir: Path, raw_dir: Path | None, report: Any) -> Traine
     raise UserError(f"{run} is not a run: it has no config.json that can be read") from None
   if not (run / "checkpoints").is_dir():
     raise UserError(f"{run} has no checkpoint; the same train.py makes one")
-  task = tasks.get(config.task.name)
-  options = {key: value for key, value in config.task.items() if key != "name"}
-  model = command.build_model(config, task, task.longest(options))
-  optimizer, _ = optim.make(config.optim, config.train.steps)
-  everywhere = devices.replicated(devices.data_mesh())
-  state = step.init(model, optimizer, jax.random.key(0), task.streams, everywhere)
+  parts = setup.build(config)
+  task, everywhere = parts.task, devices.replicated(parts.mesh)
+  state = step.init(parts.model, parts.optimizer, jax.random.key(0), task.streams, everywhere)
   like = {"state": state, "best": step.Best.of(state, -1.0), "seconds": jnp.zeros(())}
   checkpoints = checkpoint.Checkpoints(run / "checkpoints")
   try:
@@ -81,14 +77,16 @@ def load(run: Path, data_dir: Path, raw_dir: Path | None, report: Any) -> Traine
     best = checkpoints.load(like, "was it written by another revision? check that out")["best"]
   finally:
     checkpoints.close()
-  data = store.open_store(task, options, data_dir=data_dir, raw_dir=raw_dir, report=report)
+  data = store.open_store(
+    task, parts.task_options, data_dir=data_dir, raw_dir=raw_dir, report=report
+  )
   known = json.loads((run / "environment.json").read_text()).get("data", data.digest)
   if known != data.digest:
     raise UserError(
       f"{run} was trained on other data ({known[:12]}) than is there now ({data.digest[:12]}): set "
       "--data_dir and --raw_dir as they were"
     )
-  return Trained(config, task, model, best, data)
+  return Trained(config, task, parts.model, best, data)
 
 
 def example(

@@ -1,4 +1,4 @@
-"""The command line of train.py: flags, folders, checks of a config."""
+"""The command line of train.py: flags, default folders, and what was typed."""
 
 import contextlib
 import hashlib
@@ -10,16 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from configs.lra.base import TASKS as RECIPES
-from lra.system import devices
 from lra.system.errors import UserError
-from lra.data.tasks import Task
-from models import heads
 from models.attention import ATTENTION, options
 
 
@@ -151,58 +146,3 @@ def default_workdir(values: flags.FlagValues) -> Path:
 def default_data_dir() -> Path:
   """lra in the user's cache folder."""
   return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lra"
-
-
-def build_model(config: ConfigDict, task: Task, longest: int) -> Any:
-  """The model of `config.model`. Raises UserError for an impossible one."""
-  model = config.model.to_dict()
-  dtype = devices.activation_dtype(model.pop("dtype"))
-  fixed = model["attention_options"]["length"]
-  if fixed is not None and fixed < longest + model["cls"]:
-    raise UserError(
-      f"config.model.attention_options.length {fixed} is less than the {longest + model['cls']} "
-      "positions of the longest input"
-    )
-  try:
-    built = heads.build(
-      model,
-      vocab_size=task.vocab_size,
-      num_classes=task.num_classes,
-      max_length=longest,
-      dtype=dtype,
-    )
-    inputs = (
-      jnp.zeros((1, task.streams, longest), jnp.int32),
-      jnp.ones((1, task.streams), jnp.int32),
-    )
-    jax.eval_shape(lambda key: built.init(key, *inputs, train=False), jax.random.key(0))
-  except (KeyError, TypeError, ValueError) as error:
-    raise UserError(f"config.model: {error.args[0]}") from error
-  return built
-
-
-def check_training(config: ConfigDict, devices_count: int) -> None:
-  """Raises UserError for numbers that cannot work."""
-  for section, key in (
-    ("train", "steps"),
-    ("train", "batch_size"),
-    ("train", "eval_batch_size"),
-    ("train", "eval_every"),
-    ("train", "log_every"),
-    ("train", "steps_per_dispatch"),
-    ("train", "plateau_steps"),
-    ("data", "buckets"),
-    ("data", "bucket_multiple"),
-  ):
-    if config[section][key] < 1:
-      raise UserError(f"config.{section}.{key} must be at least 1, not {config[section][key]}")
-  for name, seed in (("seed", config.seed), ("task.seed", config.task.get("seed", 0))):
-    if seed < 0:
-      raise UserError(f"config.{name} must be at least 0, not {seed}")
-  for key in ("batch_size", "eval_batch_size"):
-    if config.train[key] % devices_count:
-      raise UserError(
-        f"config.train.{key} {config.train[key]} is not a multiple of the {devices_count} devices"
-      )
-  if config.train.select not in ("best", "last"):
-    raise UserError(f"config.train.select is 'best' or 'last', not {config.train.select!r}")

@@ -10,6 +10,7 @@ from absl import flags
 
 from lra.data import tasks
 from lra.runs import command
+from lra.training import setup
 from lra.system import process
 from lra.system.errors import UserError
 
@@ -88,7 +89,7 @@ def test_another_mechanism_has_the_options_of_its_own_recipe(
   monkeypatch.setitem(command.ATTENTION, "relu", documented.attention())
   values = parse("--config", f"configs/lra/{recipe}", f"--config.model.attention={attention}")
   assert attention_options(values) == expected
-  command.build_model(values.config, tasks.get(values.config.task.name), 2000)
+  setup.build_model(values.config, tasks.get(values.config.task.name), 2000)
   if expected:
     set_ = "--config.model.attention_options.lra_padding=false"
     same = parse("--config", f"configs/lra/{recipe}", f"--config.model.attention={attention}", set_)

@@ -1,0 +1,132 @@
+"""The set-up of a run: task, mesh, model and optimizer of a config, checked, and its data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from lra.data import batches, store, tasks
+from lra.system import devices
+from lra.system.errors import UserError
+from lra.training import optim
+from models import heads
+
+
+class Parts(NamedTuple):
+  """What is the same for every seed, and needs no data."""
+
+  task: tasks.Task
+  task_options: dict[str, Any]
+  longest: int  # tokens of an input at most
+  mesh: Mesh
+  model: Any
+  optimizer: optax.GradientTransformation
+  schedule: optim.Schedule
+
+
+def build(config: ConfigDict) -> Parts:
+  """The parts of a run of `config`. Raises UserError for anything in it that cannot work."""
+  task = tasks.get(config.task.name)
+  options = {key: value for key, value in config.task.items() if key != "name"}
+  longest = task.longest(options)
+  mesh = devices.data_mesh()
+  check_training(config, mesh.size)
+  model = build_model(config, task, longest)
+  return Parts(task, options, longest, mesh, model, *optim.make(config.optim, config.train.steps))
+
+
+class Data(NamedTuple):
+  """A task's data, ready to be made batches of."""
+
+  store: store.Store
+  splits: dict[str, batches.Split]
+  buckets: tuple[int, ...]  # padded lengths
+
+
+def open_data(
+  config: ConfigDict,
+  parts: Parts,
+  data_dir: Path,
+  raw_dir: Path | None,
+  report: Callable[[str], None],
+) -> Data:
+  """The data of a run, prepared first if they are not there yet. Raises UserError."""
+  task = parts.task
+  stored = store.open_store(
+    task, parts.task_options, data_dir=data_dir, raw_dir=raw_dir, report=report
+  )
+  splits = batches.splits(
+    stored.splits,
+    task.id_offset,
+    parts.longest,
+    parts.mesh,
+    gigabytes=config.data.device_gigabytes,
+    drop_zeros=parts.model.ignores_zeros,
+  )
+  buckets = batches.choose_buckets(
+    splits["train"].lengths,
+    splits["train"].longest,
+    count=config.data.buckets if config.data.bucketing else 1,
+    multiple=config.data.bucket_multiple,
+  )
+  return Data(stored, splits, buckets)
+
+
+def build_model(config: ConfigDict, task: tasks.Task, longest: int) -> Any:
+  """The model of `config.model`. Raises UserError for an impossible one."""
+  model = config.model.to_dict()
+  dtype = devices.activation_dtype(model.pop("dtype"))
+  fixed = model["attention_options"]["length"]
+  if fixed is not None and fixed < longest + model["cls"]:
+    raise UserError(
+      f"config.model.attention_options.length {fixed} is less than the {longest + model['cls']} "
+      "positions of the longest input"
+    )
+  try:
+    built = heads.build(
+      model,
+      vocab_size=task.vocab_size,
+      num_classes=task.num_classes,
+      max_length=longest,
+      dtype=dtype,
+    )
+    inputs = (
+      jnp.zeros((1, task.streams, longest), jnp.int32),
+      jnp.ones((1, task.streams), jnp.int32),
+    )
+    jax.eval_shape(lambda key: built.init(key, *inputs, train=False), jax.random.key(0))
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f"config.model: {error.args[0]}") from error
+  return built
+
+
+def check_training(config: ConfigDict, devices_count: int) -> None:
+  """Raises UserError for numbers that cannot work."""
+  for section, key in (
+    ("train", "steps"),
+    ("train", "batch_size"),
+    ("train", "eval_batch_size"),
+    ("train", "eval_every"),
+    ("train", "log_every"),
+    ("train", "steps_per_dispatch"),
+    ("train", "plateau_steps"),
+    ("data", "buckets"),
+    ("data", "bucket_multiple"),
+  ):
+    if config[section][key] < 1:
+      raise UserError(f"config.{section}.{key} must be at least 1, not {config[section][key]}")
+  for name, seed in (("seed", config.seed), ("task.seed", config.task.get("seed", 0))):
+    if seed < 0:
+      raise UserError(f"config.{name} must be at least 0, not {seed}")
+  for key in ("batch_size", "eval_batch_size"):
+    if config.train[key] % devices_count:
+      raise UserError(
+        f"config.train.{key} {config.train[key]} is not a multiple of the {devices_count} devices"
+      )
+  if config.train.select not in ("best", "last"):
+    raise UserError(f"config.train.select is 'best' or 'last', not {config.train.select!r}")
