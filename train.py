@@ -47,18 +47,20 @@ def train(
   if run.result is not None:
     progress.line(results.summary(run.result, workdir) + "\n(finished before: nothing was run)")
     return run.result
-  data = setup.open_data(config, parts, data_dir, raw_dir, progress.live)
 
-  # The loop: again from another seed while nothing is learned and restarts are left.
-  while True:
-    session = Session(config, parts, data, run, clock, progress)
-    ended = loop(session, stop)
-    if ended != PLATEAU:
-      break
-    clock = Clock(before=clock.run)
+  with run:
+    data = setup.open_data(config, parts, data_dir, raw_dir, progress.live)
 
-  # The test: the split is read here, once.
-  return test(session) if ended == DONE else None
+    # The loop: again from another seed while nothing is learned and restarts are left.
+    while True:
+      session = Session(config, parts, data, run, clock, progress)
+      ended = loop(session, stop)
+      if ended != PLATEAU:
+        break
+      clock = Clock(before=clock.run)
+
+    # The test: the split is read here, once.
+    return test(session) if ended == DONE else None
 
 
 def loop(session: "Session", stop: process.StopRequest) -> str:

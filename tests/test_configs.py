@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import math
+import re
 
 import jax
 import pytest
@@ -10,6 +11,7 @@ import tiny
 from ml_collections import ConfigDict
 
 import train
+from configs.lra import ranges
 from lra.data import tasks
 
 from lra.training import optim, setup
@@ -44,7 +46,7 @@ def test_recipe_builds(path, preset):
   assert path.stem == f"{config.task.name}_{config.model.attention}"
   task = tasks.get(config.task.name)
   longest = task.longest(_options(config))
-  setup.check_training(config, 1)
+  setup.check_training(config)
   given = {"raw_dir": None, "cache_dir": None, "report": print}
   inspect.signature(task.prepare).bind(**given, **_options(config))
   model = setup.build_model(config, task, longest)
@@ -75,6 +77,34 @@ def test_mechanism_changes_the_mechanism_and_nothing_else(task, preset):
   ]
   assert made[0]["model"].pop("attention") != made[1]["model"].pop("attention")
   assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_number_has_a_range_and_is_refused_outside(path):
+  config = load(path, "default")
+  config.model.attention_options.update(length=20_000, dropout=0.1)
+  for key, value in ranges.numbers(config):
+    assert key in ranges.RANGES, f"{key} needs a line in configs/lra/ranges.py"
+    low, high = (float(end) for end in ranges.RANGES[key][1:-1].split(", "))
+    wrong = [low - 1, high + 1] + [low] * (ranges.RANGES[key][0] == "(")
+    wrong += [high] * (ranges.RANGES[key][-1] == ")")
+    if isinstance(value, float):
+      wrong += [math.nan, math.inf, -math.inf]
+    for number in map(type(value), wrong):
+      config.update_from_flattened_dict({key: number})
+      with pytest.raises(UserError, match=rf"^config\.{re.escape(key)} must be .*, not ") as raised:
+        setup.check_training(config)
+      assert "\n" not in str(raised.value)
+    config.update_from_flattened_dict({key: value})
+  setup.check_training(config)
+
+
+def test_every_range_is_of_a_key():
+  made = [load(path, "default") for path in RECIPES]
+  known = {key for config in made for key, _ in ranges.numbers(config)}
+  assert ranges.RANGES.keys() - known == {
+    f"model.attention_options.{k}" for k in ("length", "dropout")
+  }
 
 
 def leaves(config, prefix=""):

@@ -206,6 +206,13 @@ def test_other_config_in_the_same_folder_is_refused(space, whole):
   assert (whole[0] / "config.json").read_text() == before
 
 
+def test_command_that_failed_before_its_first_step_leaves_no_run(tmp_path):
+  where = {"data_dir": tmp_path / "data", "stop": tiny.Never(), "raw_dir": tmp_path / "none"}
+  with pytest.raises(UserError, match="the folder of raw files .*none"):
+    train.train(tiny.config(), tmp_path / "run", **where)
+  assert not (tmp_path / "run").exists()
+
+
 def test_run_without_progress_starts_again_from_another_seed(space, tmp_path, monkeypatch):
   """A plateau is certain here: no accuracy of so few examples is far enough from the baseline."""
   options = {"train__plateau_steps": 16, "train__restarts": 1}
@@ -231,7 +238,9 @@ def test_run_without_progress_starts_again_from_another_seed(space, tmp_path, mo
 
 def test_loss_that_is_not_finite_stops_the_run(space, tmp_path):
   with pytest.raises(UserError, match=r"not finite at step \d+ \(steps \d+ to \d+\)") as raised:
-    tiny.run(space, tmp_path, optim__learning_rate=1e38, optim__warmup_steps=1)
+    tiny.run(
+      space, tmp_path, optim__learning_rate=1e3, optim__weight_decay=1e3, optim__warmup_steps=1
+    )
   assert "learning_rate" in str(raised.value) and "\n" not in str(raised.value)
   assert not (tmp_path / "result.json").exists()
 

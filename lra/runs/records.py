@@ -4,6 +4,7 @@ Tables and plots read the JSON files alone. Floats are written in full, so that 
 compared bit for bit; keys under "time/" are measurements of the machine and never comparable.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -20,7 +21,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from configs.lra.base import complete
-from lra.system import cores
+from lra.system import cores, locks
 from lra.system.errors import UserError
 
 
@@ -28,21 +29,42 @@ class Run:
   """The directory of one run. Raises UserError when it belongs to another config."""
 
   def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-    self.folder = folder
-    self._events = None
+    self.folder, self._config = folder, config
+    self._events, self._lock = None, locks.FileLock(folder / ".lock")
+    self._check()
+
+  def __enter__(self) -> "Run":
+    """Keeps other processes out. Raises UserError when one is in, or the folder cannot be written."""
     try:
-      folder.mkdir(parents=True, exist_ok=True)
-      known = _read(folder / "config.json")
-      if known is None:
-        _write(folder / "config.json", config)
+      self.folder.mkdir(parents=True, exist_ok=True)
+      taken = self._lock.acquire()
     except OSError as error:
       raise UserError(
-        f"cannot write to {folder}: {error.strerror}; choose another folder with --workdir"
+        f"cannot write to {self.folder}: {error.strerror}; choose another folder with --workdir"
       ) from error
-    now = json.loads(json.dumps(config))
-    if known is not None and (difference := _difference(complete(known), now)):
+    if not taken:
       raise UserError(
-        f"{folder} holds a run of another config ({'; '.join(difference)}); "
+        f"another process is at the run in {self.folder}; wait for its end, or choose another --workdir"
+      )
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self.close()
+    self._lock.release()
+    with contextlib.suppress(OSError):  # there is something in it
+      self.folder.rmdir()
+
+  def _check(self) -> None:
+    """A folder in which nothing was trained is free for any config."""
+    known = _read(self.folder / "config.json") if _trained(self.folder) else self._config
+    if known is None:
+      raise UserError(
+        f"{self.folder} holds a run without its config.json; choose another --workdir, or delete it"
+      )
+    now = json.loads(json.dumps(self._config))
+    if difference := _difference(complete(known), now):
+      raise UserError(
+        f"{self.folder} holds a run of another config ({'; '.join(difference)}); "
         "choose another --workdir, or delete it to start anew"
       )
 
@@ -66,6 +88,11 @@ class Run:
 
     Raises UserError if the steps before were trained on other data; `data` is its digest.
     """
+    self._check()  # now that nobody else is here
+    if not _trained(self.folder):
+      _write(self.folder / "config.json", self._config)
+      for left in self.folder.glob("events.out.tfevents.*"):
+        left.unlink()
     before, now = _read(self.folder / "environment.json") or {}, environment() | {"data": data}
     if (step or self.attempt) and before.get("data", data) != data:
       raise UserError(
@@ -161,6 +188,12 @@ def _difference(old: Any, new: Any, path: str = "config") -> list[str]:
     keys = sorted(old.keys() | new.keys())
     return [d for k in keys for d in _difference(old.get(k), new.get(k), f"{path}.{k}")]
   return [] if old == new else [f"{path}: there {old!r}, now {new!r}"]
+
+
+def _trained(folder: Path) -> bool:
+  """Whether a run has left a checkpoint or a line of metrics there."""
+  logs = folder.glob("metrics*.jsonl")
+  return any(map(_lines, logs)) or any(p.name.isdigit() for p in folder.glob("checkpoints/*"))
 
 
 def _lines(path: Path) -> list[str]:

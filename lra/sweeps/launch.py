@@ -7,7 +7,6 @@ over from a killed sweep is waited for, not doubled.
 
 import collections
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -23,7 +22,7 @@ from absl import flags
 
 from lra.runs import command
 from lra.sweeps import sweep
-from lra.system import cores
+from lra.system import cores, locks
 from lra.system.errors import UserError
 from lra.sweeps.sweep import Cell
 
@@ -65,7 +64,7 @@ class Training(submitit.helpers.Checkpointable):
     for name in (name for name, value in self.environment.items() if value is None):
       environment.pop(name, None)
     with open(self.log.with_suffix(".lock"), "w") as lock:
-      while not _locked(lock.fileno()):
+      while not locks.take(lock.fileno()):
         if self._asked:
           return 128 + signal.SIGTERM
         time.sleep(0.5)
@@ -104,7 +103,7 @@ class InProcess:
     self.log.unlink(missing_ok=True)
     try:
       with open(self.log.with_suffix(".lock"), "w") as lock, contextlib.chdir(sweep.ROOT):
-        if not _locked(lock.fileno()):
+        if not locks.take(lock.fileno()):
           raise UserError("another process is at this run; try again when it has ended")
         code = train.main(command.define_flags(flags.FlagValues()))
     except (UserError, OSError) as error:  # any other one is for the debugger
@@ -113,17 +112,6 @@ class InProcess:
     finally:
       sys.argv = before
     return code, code > 128
-
-
-def _locked(descriptor: int) -> bool:
-  """Takes the lock; False if another process has it. A file system without locks has it free."""
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return False
-  except OSError:
-    pass
-  return True
 
 
 @contextlib.contextmanager

@@ -60,8 +60,6 @@ def make(config: Any, steps: int) -> tuple[optax.GradientTransformation, Schedul
     )
   if config.decay not in ("all", "matrices"):
     raise UserError(f"config.optim.decay is 'all' or 'matrices', not {config.decay!r}")
-  if config.warmup_steps < 1:
-    raise UserError(f"config.optim.warmup_steps must be at least 1, not {config.warmup_steps}")
   schedule = SCHEDULES[config.schedule](
     config.learning_rate, config.warmup_steps, config.cycle_steps or steps
   )

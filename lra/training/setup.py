@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from configs.lra import ranges
 from lra.data import batches, store, tasks
 from lra.system import devices
 from lra.system.errors import UserError
@@ -32,10 +33,11 @@ class Parts(NamedTuple):
 def build(config: ConfigDict) -> Parts:
   """The parts of a run of `config`. Raises UserError for anything in it that cannot work."""
   task = tasks.get(config.task.name)
+  check_training(config)
   options = {key: value for key, value in config.task.items() if key != "name"}
   longest = task.longest(options)
   mesh = devices.data_mesh()
-  check_training(config, mesh.size)
+  check_devices(config, mesh.size)
   model = build_model(config, task, longest)
   return Parts(task, options, longest, mesh, model, *optim.make(config.optim, config.train.steps))
 
@@ -105,28 +107,20 @@ def build_model(config: ConfigDict, task: tasks.Task, longest: int) -> Any:
   return built
 
 
-def check_training(config: ConfigDict, devices_count: int) -> None:
-  """Raises UserError for numbers that cannot work."""
-  for section, key in (
-    ("train", "steps"),
-    ("train", "batch_size"),
-    ("train", "eval_batch_size"),
-    ("train", "eval_every"),
-    ("train", "log_every"),
-    ("train", "steps_per_dispatch"),
-    ("train", "plateau_steps"),
-    ("data", "buckets"),
-    ("data", "bucket_multiple"),
-  ):
-    if config[section][key] < 1:
-      raise UserError(f"config.{section}.{key} must be at least 1, not {config[section][key]}")
-  for name, seed in (("seed", config.seed), ("task.seed", config.task.get("seed", 0))):
-    if seed < 0:
-      raise UserError(f"config.{name} must be at least 0, not {seed}")
-  for key in ("batch_size", "eval_batch_size"):
-    if config.train[key] % devices_count:
-      raise UserError(
-        f"config.train.{key} {config.train[key]} is not a multiple of the {devices_count} devices"
-      )
+def check_training(config: ConfigDict) -> None:
+  """Raises UserError for numbers out of their ranges and unknown choices."""
+  try:
+    ranges.check(config.to_dict())
+  except ValueError as error:
+    raise UserError(str(error)) from None
   if config.train.select not in ("best", "last"):
     raise UserError(f"config.train.select is 'best' or 'last', not {config.train.select!r}")
+
+
+def check_devices(config: ConfigDict, count: int) -> None:
+  """Raises UserError for batches that `count` devices cannot share."""
+  for key in ("batch_size", "eval_batch_size"):
+    if config.train[key] % count:
+      raise UserError(
+        f"config.train.{key} {config.train[key]} is not a multiple of the {count} devices"
+      )

@@ -18,16 +18,23 @@ def lines(folder):
   return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def trained(folder, config=CONFIG):
+  """A run with one line of metrics."""
+  with records.Run(folder, config) as run:
+    run.start(0, "data")
+    run.log(1, {"train/loss": 1.0})
+
+
 def test_same_config_is_taken_up_again(tmp_path):
   folder = tmp_path / "new/run"
-  assert records.Run(folder, CONFIG).result is None
+  trained(folder)
   assert json.loads((folder / "config.json").read_text()) == CONFIG
   assert records.Run(folder, ConfigDict(CONFIG).to_dict()).result is None
 
 
 def test_run_of_an_earlier_revision_is_taken_up(tmp_path):
   config = tiny.config().to_dict()
-  records.Run(tmp_path, config)
+  trained(tmp_path, config)
   old = json.loads((tmp_path / "config.json").read_text())
   del old["model"]["embedding_std"]
   (tmp_path / "config.json").write_text(json.dumps(old))
@@ -47,7 +54,7 @@ def test_run_of_an_earlier_revision_is_taken_up(tmp_path):
   ],
 )
 def test_other_config_is_refused_by_its_differing_keys(tmp_path, config, differing):
-  records.Run(tmp_path, CONFIG)
+  trained(tmp_path)
   with pytest.raises(UserError) as raised:
     records.Run(tmp_path, config)
   assert f"({differing})" in str(raised.value) and "--workdir" in str(raised.value)
@@ -55,7 +62,7 @@ def test_other_config_is_refused_by_its_differing_keys(tmp_path, config, differi
 
 @pytest.mark.parametrize("name", ["config.json", "result.json"])
 def test_unreadable_record_is_a_user_error(tmp_path, name):
-  records.Run(tmp_path, CONFIG)
+  trained(tmp_path)
   (tmp_path / name).write_text('{"seed"')
   with pytest.raises(UserError, match=f"{name} cannot be read; delete it"):
     print(records.Run(tmp_path, CONFIG).result)
@@ -64,7 +71,53 @@ def test_unreadable_record_is_a_user_error(tmp_path, name):
 def test_folder_that_cannot_be_made_is_a_user_error(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot write to .*file/run: .*--workdir"):
-    records.Run(tmp_path / "file/run", CONFIG)
+    records.Run(tmp_path / "file/run", CONFIG).__enter__()
+
+
+def test_folder_in_which_nothing_was_trained_is_free(tmp_path):
+  folder = tmp_path / "run"
+  with records.Run(folder, CONFIG):
+    assert (folder / ".lock").exists()
+  assert not folder.exists()
+  with records.Run(folder, CONFIG) as run:
+    run.start(0, "data")
+  other = CONFIG | {"seed": 1}
+  (folder / "checkpoints").mkdir()
+  (folder / "metrics.jsonl").write_text('{"step": 1, "tr')
+  trained(folder, other)
+  assert json.loads((folder / "config.json").read_text()) == other
+  assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+  with pytest.raises(UserError, match="config.seed: there 1, now 0"):
+    records.Run(folder, CONFIG)
+
+
+def test_checkpoint_without_metrics_is_a_run(tmp_path):
+  with records.Run(tmp_path, CONFIG) as run:
+    run.start(0, "data")
+  (tmp_path / "checkpoints/7").mkdir(parents=True)
+  with pytest.raises(UserError, match="config.seed: there 0, now 1"):
+    records.Run(tmp_path, CONFIG | {"seed": 1})
+  (tmp_path / "config.json").unlink()
+  with pytest.raises(UserError, match="a run without its config.json; choose another --workdir"):
+    records.Run(tmp_path, CONFIG)
+
+
+def test_second_process_at_a_run_is_refused(tmp_path):
+  with records.Run(tmp_path, CONFIG):
+    with pytest.raises(UserError, match="another process is at the run in .*; wait for its end"):
+      with records.Run(tmp_path, CONFIG):
+        pass
+    assert (tmp_path / ".lock").exists()
+  with records.Run(tmp_path, CONFIG) as run:
+    run.start(0, "data")
+  assert not (tmp_path / ".lock").exists()
+
+
+def test_run_that_somebody_else_took_meanwhile_is_refused(tmp_path):
+  run = records.Run(tmp_path, CONFIG)
+  trained(tmp_path, CONFIG | {"seed": 1})
+  with run, pytest.raises(UserError, match="config.seed: there 1, now 0"):
+    run.start(0, "data")
 
 
 def test_metrics_continue_after_the_step_of_the_checkpoint(tmp_path):

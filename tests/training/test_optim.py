@@ -133,7 +133,6 @@ def test_clip_is_of_the_global_norm(clip, factor):
   [
     ({"schedule": "step"}, "unknown schedule 'step'.*lra_rsqrt, lra_cosine, cosine, linear"),
     ({"decay": "none"}, "config.optim.decay is 'all' or 'matrices', not 'none'"),
-    ({"warmup_steps": 0}, "warmup_steps must be at least 1, not 0"),
   ],
 )
 def test_mistakes_are_user_errors(change, named):
