@@ -18,7 +18,8 @@ from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from lra.data import batches
-from lra.runs import command, records, results
+from lra.runs import command, environment, messages, run_result
+from lra.runs.run_directory import RunDirectory
 from lra.system import devices, process
 from lra.system.errors import UserError
 from lra.system.progress import Clock, Progress
@@ -43,9 +44,9 @@ def train(
 
   # Set-up. Mistakes in the config show before anything is written.
   parts = setup.build(config)
-  run = records.Run(workdir, config.to_dict())
+  run = RunDirectory(workdir, config.to_dict())
   if run.result is not None:
-    progress.line(results.summary(run.result, workdir) + "\n(finished before: nothing was run)")
+    progress.line(messages.summary(run.result, workdir) + "\n(finished before: nothing was run)")
     return run.result
 
   with run:
@@ -102,7 +103,7 @@ class Session:
     config: ConfigDict,
     parts: setup.Parts,
     data: setup.Data,
-    run: records.Run,
+    run: RunDirectory,
     clock: Clock,
     progress: Progress,
   ) -> None:
@@ -144,7 +145,7 @@ class Session:
       )
     self.t = self.begin = self.logged = int(self.state.step)  # steps done
     run.start(self.t, data.store.digest)
-    progress.line(results.opening(config, model, self.state, data.store, buckets, run.folder))
+    progress.line(messages.opening(config, model, self.state, data.store, buckets, run.folder))
     self.in_flight, self.values, self.saved_at = collections.deque(), {}, clock.total
     clock.lap()
 
@@ -179,28 +180,28 @@ class Session:
   def show(self) -> None:
     """Where the run is, on the screen."""
     steps = self.config.train.steps
-    self.progress.live(results.progress_line(self.t, steps, self.begin, self.values, self.clock))
+    self.progress.live(messages.progress_line(self.t, steps, self.begin, self.values, self.clock))
 
   def evaluate(self) -> None:
     """Validation, and the choice of the parameters to test."""
     with self.clock.pause("evaluation"):
       self.check_finite()
       measured = self.validate(self.state.params)
-      peak = {"time/peak_memory_gigabytes": records.peak_memory_gigabytes()}
+      peak = {"time/peak_memory_gigabytes": environment.peak_memory_gigabytes()}
       self.run.log(self.t, {f"validation/{k}": v for k, v in measured.items()} | peak)
       last = self.config.train.select == "last"
       if last or measured["accuracy"] > float(self.best.accuracy):
         self.best = step.Best.of(self.state, measured["accuracy"])
-    self.progress.line(results.evaluation_line(self.t, measured, self.best))
+    self.progress.line(messages.evaluation_line(self.t, measured, self.best))
 
   def is_to_restart(self) -> bool:
     """Whether nothing was learned so far, and another seed is to be tried; says so."""
     train = self.config.train
-    if self.t < train.plateau_steps or not results.plateau(self.best, self.data.store):
+    if self.t < train.plateau_steps or not run_result.plateau(self.best, self.data.store):
       return False
     again = self.run.attempt < train.restarts and self.t < train.steps
     if again or self.t - train.eval_every < train.plateau_steps:
-      self.progress.line(results.plateau_line(self.t, self.best, again))
+      self.progress.line(messages.plateau_line(self.t, self.best, again))
     return again
 
   def discard(self) -> None:
@@ -240,7 +241,7 @@ def test(session: Session) -> dict:
   config, data, best = session.config, session.data, session.best
   split = data.splits["test"]
   evaluate = Evaluator(session.parts.model, split, data.buckets, config.train.eval_batch_size)
-  result = results.make(
+  result = run_result.make(
     config,
     session.state,
     data.store,
@@ -252,7 +253,7 @@ def test(session: Session) -> dict:
     clock=session.clock,
   )
   session.run.finish(result)
-  session.progress.line(results.summary(result, session.run.folder))
+  session.progress.line(messages.summary(result, session.run.folder))
   return result
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra.reporting import export
+from lra.reporting import run_record
 from lra.system.errors import UserError
 
 
@@ -33,7 +33,7 @@ def main() -> int:
       print(f"{folder}: skipped, not finished")
       continue
     try:
-      path = export.write(export.record(folder), args.results, replace=args.replace)
+      path = run_record.write(run_record.make(folder), args.results, replace=args.replace)
     except UserError as error:
       print(f"error: {error}", file=sys.stderr)
       failed += 1

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
-from lra.reporting import export, formats, render, table
+from lra.reporting import accuracy_table, run_record, table_formats, table_text
 from lra.system.process import run_main
 from lra.system.errors import UserError
 
@@ -26,7 +26,7 @@ def main() -> int:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("source", nargs="*", type=Path, default=[ROOT / "results"])
-  parser.add_argument("--format", choices=tuple(formats.FORMATS), default="markdown")
+  parser.add_argument("--format", choices=tuple(table_formats.FORMATS), default="markdown")
   parser.add_argument("--preset", nargs="+", help="only these")
   parser.add_argument("--mix", action="store_true", help="whatever the runs differ in, one table")
   parser.add_argument("--update_readme", action="store_true", help="always all of results/")
@@ -34,15 +34,17 @@ def main() -> int:
   if args.update_readme:
     if args.source != [ROOT / "results"] or args.preset or args.mix or args.format != "markdown":
       raise UserError("--update_readme shows all of results/, so it goes with no other option")
-  records = export.read_all(args.source)
+  records = run_record.read_all(args.source)
   kept = [r for r in records if not args.preset or r["preset"] in args.preset]
   if records and not kept:
     there = ", ".join(sorted({r["preset"] for r in records}))
     raise UserError(f"no run of preset {', '.join(args.preset)}; there are runs of {there}")
-  text = formats.FORMATS[args.format](table.tables(kept, mix=args.mix, full_size=base.TASKS))
+  text = table_formats.FORMATS[args.format](
+    accuracy_table.tables(kept, mix=args.mix, full_size=base.TASKS)
+  )
   if args.update_readme:
     readme = ROOT / "README.md"
-    readme.write_text(render.between_markers(readme.read_text(), text))
+    readme.write_text(table_text.between_markers(readme.read_text(), text))
     print(f"{readme.name}: {len(kept)} runs")
   else:
     print(text, end="")

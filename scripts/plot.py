@@ -15,7 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lra.reporting import export, pictures, series
+from lra.reporting import pictures, run_record
+from lra.reporting.pictures import series
 from lra.system.process import run_main
 from lra.system.errors import UserError
 from lra.reporting.pictures import curves, style
@@ -33,7 +34,7 @@ def main() -> int:
   )
   parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder")
   args = parser.parse_args()
-  records = export.read_all(args.source)
+  records = run_record.read_all(args.source)
   kept = [r for r in records if not args.preset or r["preset"] in args.preset]
   if not kept and not args.scaling:
     raise UserError(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra.reporting import attention_maps, render
-from lra.runs import command
+from lra.reporting import attention_maps, table_text
+from lra.runs import command, trained_run
 from lra.system.process import run_main
 from lra.system.errors import UserError
 from lra.reporting.pictures import attention, style
@@ -39,7 +39,7 @@ def main() -> int:
   parser.add_argument("--raw_dir", default=os.environ.get("LRA_RAW_DIR"))
   args = parser.parse_args()
   progress = Progress()
-  trained = attention_maps.load(
+  trained = trained_run.load(
     args.run,
     Path(args.data_dir).expanduser() if args.data_dir else command.default_data_dir(),
     Path(args.raw_dir).expanduser() if args.raw_dir else None,
@@ -58,7 +58,7 @@ def main() -> int:
   length = int(lengths[0, args.document]) + config.model.cls
   layers = [attention_maps.layer(calls[i], i, args.document, length) for i in chosen]
   about = (
-    f"{render.name(config.model.attention)} on {render.name(config.task.name)}, {args.split} example "
+    f"{table_text.name(config.model.attention)} on {table_text.name(config.task.name)}, {args.split} example "
     f"{args.example}: {length:,} positions, label {label}, predicted {int(logits.argmax())} "
     f"(parameters of step {int(trained.best.step):,})"
   )

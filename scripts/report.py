@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
-from lra.reporting import export, pictures, report, series, table
+from lra.reporting import accuracy_table, html_page, pictures, run_record
+from lra.reporting.pictures import series
 from lra.system.process import run_main
 from lra.system.errors import UserError
 from lra.reporting.pictures import curves, style
@@ -35,7 +36,7 @@ def main() -> int:
   parser.add_argument("--pictures", nargs="+", type=Path, default=[], help="PNG and SVG files")
   parser.add_argument("--out", type=Path, default=Path("report.html"))
   args = parser.parse_args()
-  records = export.read_all(args.source)
+  records = run_record.read_all(args.source)
   kept = [r for r in records if not args.preset or r["preset"] in args.preset]
   if not kept:
     raise UserError(
@@ -43,14 +44,14 @@ def main() -> int:
       + (f" of preset {', '.join(args.preset)}" if args.preset else "")
       + "; scripts/export_run.py puts finished runs into results/"
     )
-  tables = table.tables(kept, mix=args.mix, full_size=base.TASKS)
+  tables = accuracy_table.tables(kept, mix=args.mix, full_size=base.TASKS)
   figures = pictures.of_records(kept)
   if args.scaling:
     figures["scaling"] = curves.scaling(series.read_scaling(args.scaling))
   shown = {name: (style.encode(figure, "svg"), ".svg") for name, figure in figures.items()}
-  shown |= {str(path): report.read_picture(path) for path in args.pictures}
+  shown |= {str(path): html_page.read_picture(path) for path in args.pictures}
   args.out.parent.mkdir(parents=True, exist_ok=True)
-  args.out.write_text(report.page(kept, tables, shown))
+  args.out.write_text(html_page.page(kept, tables, shown))
   print(
     f"{args.out}: {len(kept)} runs, {len(shown)} pictures, {args.out.stat().st_size / 1e6:.1f} MB"
   )

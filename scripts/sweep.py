@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra.sweeps import jobs, launch, sweep
+from lra.sweeps import launch, plan, scheduler
 from lra.system import cores
 from lra.system.process import StopRequest, run_main
 from lra.system.errors import UserError
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  made.add_argument("--tasks", nargs="+", default=sweep.TASKS)
+  made.add_argument("--tasks", nargs="+", default=plan.TASKS)
   made.add_argument("--attentions", nargs="+", default=("cosformer", "linear", "softmax"))
   made.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
   made.add_argument("--preset", default="default", help="of the config files")
@@ -109,7 +109,7 @@ def main() -> int:
   for option in SLURM:
     if args.cluster != "slurm" and getattr(args, option):
       raise UserError(f"--{option} is for --cluster slurm, and this sweep would run right here")
-  cells = sweep.cells(
+  cells = plan.cells(
     args.tasks,
     args.attentions,
     args.seeds,
@@ -120,7 +120,7 @@ def main() -> int:
   )
   if args.dry_run:
     for cell in cells:
-      print(cell.command + ("  # finished" if sweep.result(cell) else ""))
+      print(cell.command + ("  # finished" if plan.result(cell) else ""))
     return 0
 
   progress = Progress()
@@ -131,7 +131,7 @@ def main() -> int:
   limit = limit if args.jobs is None else args.jobs
   if limit < 1:
     raise UserError(f"--jobs must be at least 1, not {limit}")
-  going = jobs.Sweep(
+  going = scheduler.Sweep(
     cells,
     cluster=args.cluster,
     options=slurm_options(args) if args.cluster == "slurm" else {},
@@ -145,7 +145,7 @@ def main() -> int:
   if own and going.waiting:
     progress.line(cores.plan(limit, own))
   for cell in going.waiting:
-    if error := sweep.last_error(cell.log):
+    if error := plan.last_error(cell.log):
       progress.line(f"{cell.folder.name}: failed before, tried again: {error}")
   stop = StopRequest()
   outcome = going.run(stop)

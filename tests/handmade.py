@@ -2,7 +2,7 @@
 
 import json
 
-from lra.reporting import export
+from lra.reporting import run_record
 from lra.runs import command
 
 RESULT = {
@@ -66,7 +66,7 @@ def run_folder(folder, *given, accuracy=0.5, **changes):
 def record(task, attention, seed, accuracy, *, preset="quick", **changes):
   """A record as far as tables read it."""
   made = RESULT | {
-    "format": export.FORMAT,
+    "format": run_record.FORMAT,
     "name": f"{task}_{attention}-{preset}-seed{seed}",
     "task": task,
     "attention": attention,

@@ -1,1 +1,5 @@
-"""From raw files to batches: tasks, prepared splits on disk, buckets and gathers."""
+"""From raw files to batches on the device.
+
+Owns: tasks, archives and downloads, prepared splits on disk, the plan of batches, their gathering.
+Must not know: models, optimizers, runs. Tasks know no JAX.
+"""

@@ -1,1 +1,5 @@
-"""Records of finished runs, and the tables, pictures and pages made of them."""
+"""From finished runs to tables and pictures.
+
+Owns: the records in results/, the accuracy table and its formats, significance, pictures, HTML.
+Must not know: sweeps, or how a run is trained. Only pictures/ knows matplotlib.
+"""

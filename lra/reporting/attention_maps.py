@@ -5,37 +5,21 @@ its mechanism, with the options and the mask that the layer itself got.
 """
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from ml_collections import ConfigDict
 
-from configs.lra.base import complete
-from lra.data import batches, store, tasks
-from lra.system import devices
-from lra.training import checkpoint, setup, step
+from lra.data import batches
+from lra.runs.trained_run import TrainedRun
 from lra.system.errors import UserError
 from models.attention import ATTENTION
 from models.attention.layer import SelfAttention
 
 PIXELS = 256  # of a matrix in a picture, at most
-
-
-class Trained(NamedTuple):
-  """A run as its checkpoint has it."""
-
-  config: ConfigDict
-  task: tasks.Task
-  model: Any
-  best: step.Best
-  data: store.Store
 
 
 class Call(NamedTuple):
@@ -58,39 +42,8 @@ class Layer(NamedTuple):
   plain: np.ndarray | None  # the same without re-weighting, over all heads; None without such
 
 
-def load(run: Path, data_dir: Path, raw_dir: Path | None, report: Any) -> Trained:
-  """The best parameters of a run so far, and its data. Raises UserError without a checkpoint."""
-  try:
-    config = ConfigDict(complete(json.loads((run / "config.json").read_text())))
-  except (OSError, ValueError):
-    raise UserError(f"{run} is not a run: it has no config.json that can be read") from None
-  if not (run / "checkpoints").is_dir():
-    raise UserError(f"{run} has no checkpoint; the same train.py makes one")
-  parts = setup.build(config)
-  task, everywhere = parts.task, devices.replicated(parts.mesh)
-  state = step.init(parts.model, parts.optimizer, jax.random.key(0), task.streams, everywhere)
-  like = {"state": state, "best": step.Best.of(state, -1.0), "seconds": jnp.zeros(())}
-  checkpoints = checkpoint.Checkpoints(run / "checkpoints")
-  try:
-    if checkpoints.latest is None:
-      raise UserError(f"{run} has no checkpoint; the same train.py makes one")
-    best = checkpoints.load(like, "was it written by another revision? check that out")["best"]
-  finally:
-    checkpoints.close()
-  data = store.open_store(
-    task, parts.task_options, data_dir=data_dir, raw_dir=raw_dir, report=report
-  )
-  known = json.loads((run / "environment.json").read_text()).get("data", data.digest)
-  if known != data.digest:
-    raise UserError(
-      f"{run} was trained on other data ({known[:12]}) than is there now ({data.digest[:12]}): set "
-      "--data_dir and --raw_dir as they were"
-    )
-  return Trained(config, task, parts.model, best, data)
-
-
 def example(
-  trained: Trained, split: str, number: int
+  trained: TrainedRun, split: str, number: int
 ) -> tuple[Int[Array, "1 s n"], Int[Array, "1 s"], int]:
   """Ids, lengths and label of an example, padded as in training. Raises UserError if there is none."""
   examples, config = trained.data.splits[split], trained.config

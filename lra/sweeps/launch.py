@@ -21,10 +21,10 @@ import submitit
 from absl import flags
 
 from lra.runs import command
-from lra.sweeps import sweep
+from lra.sweeps import plan
 from lra.system import cores, locks
 from lra.system.errors import UserError
-from lra.sweeps.sweep import Cell
+from lra.sweeps.plan import Cell
 
 YEAR = 365 * 24 * 60  # minutes
 
@@ -71,7 +71,7 @@ class Training(submitit.helpers.Checkpointable):
       with open(self.log, "wb") as log, ignored(signal.SIGUSR2), cores.only(self.own):
         process = subprocess.Popen(
           [sys.executable, "train.py", *self.arguments],
-          cwd=sweep.ROOT,
+          cwd=plan.ROOT,
           env=environment,
           stdin=subprocess.DEVNULL,
           stdout=log,
@@ -102,7 +102,7 @@ class InProcess:
     before, sys.argv = sys.argv, ["debugged_train.py", *self.arguments]
     self.log.unlink(missing_ok=True)
     try:
-      with open(self.log.with_suffix(".lock"), "w") as lock, contextlib.chdir(sweep.ROOT):
+      with open(self.log.with_suffix(".lock"), "w") as lock, contextlib.chdir(plan.ROOT):
         if not locks.take(lock.fileno()):
           raise UserError("another process is at this run; try again when it has ended")
         code = train.main(command.define_flags(flags.FlagValues()))

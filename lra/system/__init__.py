@@ -1,1 +1,5 @@
-"""The machine and the process: errors for the user, progress, signals, cores, devices."""
+"""The machine and this process.
+
+Owns: errors for the user, progress lines and clocks, signals and exit codes, CPU cores, devices.
+Must not know: the other rooms; nothing here is about tasks, models or runs.
+"""

@@ -14,7 +14,8 @@ from handmade import ENVIRONMENT
 from PIL import Image
 
 import scripts.plot
-from lra.reporting import export, pictures, series, table
+from lra.reporting import accuracy_table, pictures, run_record
+from lra.reporting.pictures import series
 from lra.system.errors import UserError
 from lra.reporting.pictures import bubbles, curves, style
 
@@ -34,8 +35,8 @@ def opens(files):
 def test_average_is_the_tables_and_speed_is_the_geometric_mean():
   records = drawn.full()
   points, shared = series.average_points(records)
-  assert shared == list(table.TASKS)
-  (made,) = table.tables(records)
+  assert shared == list(accuracy_table.TASKS)
+  (made,) = accuracy_table.tables(records)
   for point, row in zip(points, made.rows, strict=True):
     assert point.attention == row.attention
     assert point.accuracy == pytest.approx(row.average.mean)
@@ -158,7 +159,7 @@ def plot(*arguments):
 
 def test_script_draws_a_folder_of_records(tmp_path):
   for r in drawn.full(tasks=("text", "image"), seeds=(0, 1)):
-    export.write(r | {"sha256": export.digest(r)}, tmp_path / "results")
+    run_record.write(r | {"sha256": run_record.digest(r)}, tmp_path / "results")
   (tmp_path / "linear.json").write_text(json.dumps(drawn.scaling(1.0)))
   out = tmp_path / "out"
   done = plot(tmp_path / "results", "--out", out, "--scaling", tmp_path / "linear.json")

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from lra.reporting import attention_maps as maps
+from lra.runs import trained_run
 from lra.system.errors import UserError
 from lra.reporting.pictures import attention
 from models.attention import ATTENTION
@@ -29,7 +30,7 @@ OPTIONS = {
 
 @pytest.fixture
 def trained(whole, space, one_device):
-  return maps.load(whole[0], space / "data", None, print)
+  return trained_run.load(whole[0], space / "data", None, print)
 
 
 def layer(attention, n=12, real=(12, 7)):

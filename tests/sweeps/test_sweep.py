@@ -17,11 +17,11 @@ import tiny
 from tiny import space  # noqa: F401
 
 from lra.runs import command
-from lra.sweeps import jobs, launch, sweep
+from lra.sweeps import launch, plan, scheduler
 from lra.system import cores
 from lra.system.process import StopRequest
 from lra.system.errors import UserError
-from lra.sweeps.sweep import Running
+from lra.sweeps.plan import Running
 from scripts import sweep as sweep_script
 
 # ruff: noqa: F811
@@ -40,17 +40,17 @@ def fake(tmp_path, monkeypatch):
   home.mkdir()
 
   def run(*seeds, cluster="debug", **options):
-    cells = sweep.cells(["listops"], ["linear"], seeds, preset="quick", runs_dir=home)
+    cells = plan.cells(["listops"], ["linear"], seeds, preset="quick", runs_dir=home)
     for cell in cells:
       (home / f"{cell.seed}.json").write_text(json.dumps(cell.config))
-    monkeypatch.setattr(sweep, "ROOT", tmp_path)
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
     monkeypatch.setattr(launch, "InProcess", launch.Training)
     if cluster == "local":  # the processes of its jobs find that folder, too
       monkeypatch.chdir(tmp_path)
       for name in ("lra", "models", "configs"):
         (tmp_path / name).symlink_to(tiny.ROOT / name)
     try:
-      return jobs.Sweep(cells, cluster=cluster, **options).run(StopRequest())
+      return scheduler.Sweep(cells, cluster=cluster, **options).run(StopRequest())
     finally:
       monkeypatch.undo()
 
@@ -63,20 +63,20 @@ def by_seed(outcome):
 
 
 def test_runs_are_those_a_person_would_type():
-  cells = sweep.cells(sweep.TASKS, ["softmax", "linear", "cosformer"], [0, 1, 2])
+  cells = plan.cells(plan.TASKS, ["softmax", "linear", "cosformer"], [0, 1, 2])
   assert len(cells) == len({cell.folder for cell in cells}) == 45
   assert [c.seed for c in cells] == sorted(c.seed for c in cells)  # a whole table first
   assert [c.attention for c in cells[:6]] == ["softmax"] * 5 + ["linear"]  # in it a whole row
-  assert cells[0].folder == sweep.ROOT / "runs/listops_softmax-seed0"
+  assert cells[0].folder == plan.ROOT / "runs/listops_softmax-seed0"
   typed = shlex.split(cells[-1].command)
   assert typed[:2] == ["python", "train.py"]
   values = command.read(typed[2:])
-  assert sweep.ROOT / command.default_workdir(values) == cells[-1].folder
+  assert plan.ROOT / command.default_workdir(values) == cells[-1].folder
   assert values.config.model.attention == "cosformer" and values.config.seed == 2
 
 
 def test_presets_overrides_and_grids():
-  cells = sweep.cells(
+  cells = plan.cells(
     ["image"],
     ["cosformer"],
     [3],
@@ -93,7 +93,7 @@ def test_presets_overrides_and_grids():
 
 def test_option_that_a_mechanism_lacks_is_not_varied_for_it():
   grid = {"model.attention_options.feature_map": ["relu", "exp"], "train.steps": ["5", "6"]}
-  cells = sweep.cells(["image"], ["softmax", "cosformer"], [0], preset="quick", grid=grid)
+  cells = plan.cells(["image"], ["softmax", "cosformer"], [0], preset="quick", grid=grid)
   of = lambda cell: (
     cell.config["model"]["attention_options"]["feature_map"],
     cell.config["train"]["steps"],
@@ -102,12 +102,12 @@ def test_option_that_a_mechanism_lacks_is_not_varied_for_it():
   every = [("relu", 5), ("relu", 6), ("exp", 5), ("exp", 6)]
   assert [of(c) for c in cells if c.attention == "cosformer"] == every
   with pytest.raises(UserError, match="did you mean"):
-    sweep.cells(["image"], ["softmax"], [0], grid={"model.attention_options.feature_mop": ["relu"]})
+    plan.cells(["image"], ["softmax"], [0], grid={"model.attention_options.feature_mop": ["relu"]})
 
 
 def test_long_names_are_cut_but_stay_apart():
   given = [f"--config.{key}={value}" for key, value in tiny.SMALL.items()]
-  make = lambda *more: sweep.cells(
+  make = lambda *more: plan.cells(
     ["listops"], ["linear"], [0], preset="quick", arguments=[*given, *more]
   )
   (one,), (other,) = make("--config.optim.eps=1e-3"), make("--config.optim.eps=1e-4")
@@ -116,8 +116,8 @@ def test_long_names_are_cut_but_stay_apart():
 
 
 def test_mechanism_without_a_recipe_of_its_own(monkeypatch):
-  monkeypatch.setitem(sweep.ATTENTION, "mine", documented.attention())
-  (cell,) = sweep.cells(["text"], ["mine"], [0])
+  monkeypatch.setitem(plan.ATTENTION, "mine", documented.attention())
+  (cell,) = plan.cells(["text"], ["mine"], [0])
   assert "--config.model.attention=mine" in cell.arguments
   assert cell.config["model"]["attention"] == "mine"
 
@@ -143,7 +143,7 @@ def test_mechanism_without_a_recipe_of_its_own(monkeypatch):
 def test_mistakes_show_before_anything_runs(changes, answer):
   given = {"task_names": ["text"], "attentions": ["linear"], "seeds": [0]} | changes
   with pytest.raises(UserError, match=answer):
-    sweep.cells(**given)
+    plan.cells(**given)
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ def test_interrupted_sweep_goes_on(fake):
 def test_debug_sweep_trains_in_this_process(space, one_device, tmp_path, capsys):
   given = [f"--config.{key}={value}" for key, value in tiny.SMALL.items()]
   given += [f"--data_dir={space / 'data'}", "--config.model.attention_options.length=4"]
-  make = lambda *more: sweep.cells(
+  make = lambda *more: plan.cells(
     ["listops"], ["linear"], [0], preset="quick", arguments=[*given, *more], runs_dir=tmp_path
   )
-  before, run = sys.argv, lambda cells: jobs.Sweep(cells, cluster="debug").run(StopRequest())
+  before, run = sys.argv, lambda cells: scheduler.Sweep(cells, cluster="debug").run(StopRequest())
   handler = signal.getsignal(signal.SIGINT)
   cells = make()
   assert run(cells).failed[cells[0]].startswith("config.model.attention_options.length 4 is less")
@@ -212,8 +212,8 @@ def test_finished_run_of_another_config_is_not_finished(fake, tmp_path):
   fake(0)
   (path,) = tmp_path.glob("runs/*seed0/config.json")
   path.write_text("{}")
-  cells = sweep.cells(["listops"], ["linear"], [0], preset="quick", runs_dir=tmp_path / "runs")
-  assert sweep.result(cells[0]) is None
+  cells = plan.cells(["listops"], ["linear"], [0], preset="quick", runs_dir=tmp_path / "runs")
+  assert plan.result(cells[0]) is None
 
 
 def test_a_run_waits_for_one_that_a_killed_sweep_left(tmp_path):
@@ -241,7 +241,7 @@ def test_gpus_are_dealt_one_each(monkeypatch, fake, tmp_path):
 
 
 def test_time_left():
-  left = sweep.seconds_left
+  left = plan.seconds_left
   assert left({}, [], ["text"], 1) is None
   assert left({"text": [10, 20]}, [], ["text", "text"], 1) == 30
   assert left({"text": [10, 20]}, [], ["text", "text"], 2) == 15
@@ -252,9 +252,9 @@ def test_time_left():
 
 
 def test_overview_counts_and_names_the_best():
-  cells = sweep.cells(["text", "image"], ["linear", "softmax"], [0], preset="quick")
+  cells = plan.cells(["text", "image"], ["linear", "softmax"], [0], preset="quick")
   results = {c: {"test": {"accuracy": 0.5 + i / 10}} for i, c in enumerate(cells)}
-  line = sweep.overview(results, [Running("text", 1, 0, 0.5)], 2, 7, 90)
+  line = plan.overview(results, [Running("text", 1, 0, 0.5)], 2, 7, 90)
   assert line == (
     "4 done, 1 running, 2 failed, 7 waiting; 1m30s left; "
     "best: text 0.7000 softmax, image 0.8000 softmax; at 50%"
@@ -263,12 +263,12 @@ def test_overview_counts_and_names_the_best():
 
 def test_fraction_of_a_run(tmp_path):
   folder = handmade.run_folder(tmp_path / "listops_linear-quick-seed0", *handmade.arguments())
-  (cell,) = sweep.cells(["listops"], ["linear"], [0], preset="quick", runs_dir=tmp_path)
-  assert cell.folder == folder and sweep.fraction(cell) == 1
+  (cell,) = plan.cells(["listops"], ["linear"], [0], preset="quick", runs_dir=tmp_path)
+  assert cell.folder == folder and plan.fraction(cell) == 1
   (folder / "metrics.jsonl").write_text('{"step": 1500}\n{"step": 30')
-  assert sweep.fraction(cell) == 0.5
+  assert plan.fraction(cell) == 0.5
   (folder / "metrics.jsonl").unlink()
-  assert sweep.fraction(cell) == 0
+  assert plan.fraction(cell) == 0
 
 
 def start(space, home, *arguments):

@@ -8,7 +8,7 @@ import sys
 import pytest
 from sweeps.test_sweep import by_seed, fake  # noqa: F401
 
-from lra.sweeps import launch, sweep
+from lra.sweeps import launch, plan
 from lra.system import cores
 from scripts import sweep as sweep_script
 
@@ -48,7 +48,7 @@ def test_without_affinity_the_thread_counts_are_left(monkeypatch):
   monkeypatch.setattr(os, "cpu_count", lambda: 6)
   monkeypatch.delenv("NPROC", raising=False)
   assert cores.available() == list(range(6))
-  (cell,) = sweep.cells(["listops"], ["linear"], [0], preset="quick")
+  (cell,) = plan.cells(["listops"], ["linear"], [0], preset="quick")
   training = launch.Training(cell, {}, cores.share(0, 2, range(6)))
   assert set(training.environment) == set(cores.THREADS)
   monkeypatch.setenv("NPROC", training.environment["NPROC"])
@@ -91,7 +91,7 @@ def test_a_run_a_core_on_a_cpu_alone(monkeypatch, tmp_path, platforms, gpus, ask
   answer = subprocess.CompletedProcess([], 0, f"{asked}\n")
   monkeypatch.setattr(launch.subprocess, "run", lambda *_, **__: answer)
   monkeypatch.setattr(cores, "available", lambda: [4, 5, 8])
-  monkeypatch.setattr(sweep_script.jobs, "Sweep", Asked)
+  monkeypatch.setattr(sweep_script.scheduler, "Sweep", Asked)
   given = ["--tasks", "text", "image", "--seeds", "0", "--runs_dir", str(tmp_path)]
   monkeypatch.setattr(sys, "argv", ["sweep.py", *given])
   with pytest.raises(InterruptedError):

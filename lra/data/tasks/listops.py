@@ -9,19 +9,13 @@ per operator, digit and closing bracket; the parentheses of the released files a
 import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 
 from lra.data import archives
+from lra.data.tasks.listops_tokens import Limits, encode
 from lra.system.errors import UserError
 from lra.data.tasks.task import SPLITS, Examples, Prepared, Task, majority_baseline, pack
-
-# A token's id is its place here plus 1; 0 is the padding and 16 is kept for the unknown, as in LRA.
-VOCABULARY = ("[MIN", "[MAX", "[MED", "[SM", "]", *"0123456789")
-MIN, MAX, MED, SUM_MOD, BRACKET, DIGIT_0 = 1, 2, 3, 4, 5, 6
-
-_IDS = {token: i for i, token in enumerate(VOCABULARY, start=1)}
 
 FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
 RELEASED = {"train": 96_000, "validation": 2_000, "test": 2_000}  # examples in these files
@@ -34,32 +28,7 @@ FOLDERS = (
 )
 
 
-class Limits(NamedTuple):
-  """What a tree may be; both lengths are exclusive, and the root is at depth 1."""
-
-  min_length: int
-  max_length: int
-  max_depth: int
-  max_args: int
-
-  def __str__(self) -> str:
-    return (
-      f"{self.min_length} < length < {self.max_length}, max_depth {self.max_depth} and "
-      f"max_args {self.max_args}"
-    )
-
-
 LRA = Limits(min_length=500, max_length=2000, max_depth=10, max_args=10)
-
-
-def encode(source: str) -> bytes:
-  """Ids, one a byte, of an expression with or without parentheses. KeyError: an unknown token."""
-  return bytes(map(_IDS.__getitem__, source.replace("(", "").replace(")", "").split()))
-
-
-def decode(tokens: bytes | np.ndarray) -> str:
-  """The expression of some ids, without parentheses."""
-  return " ".join(VOCABULARY[token - 1] for token in tokens)
 
 
 def prepare(

@@ -15,7 +15,7 @@ from numba import njit
 
 from lra.system import cores
 from lra.system.errors import UserError
-from lra.data.tasks.listops import BRACKET, DIGIT_0, MAX, MIN, SUM_MOD, Limits
+from lra.data.tasks.listops_tokens import BRACKET, DIGIT_0, MAX, MIN, SUM_MOD, Limits
 
 VERSION = 1  # of the stream: another number wherever the same seed would give other bytes
 

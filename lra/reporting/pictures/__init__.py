@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from lra.reporting import series
+from lra.reporting.pictures import series
 from lra.reporting.pictures import bubbles, curves
 
 

@@ -9,9 +9,10 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lra.reporting import render, series
+from lra.reporting import table_text
+from lra.reporting.pictures import series
 from lra.reporting.pictures.style import STYLE, Key, Look, legend, looks, title
-from lra.reporting.series import Point
+from lra.reporting.pictures.series import Point
 
 
 @matplotlib.rc_context(STYLE)
@@ -24,7 +25,7 @@ def speed(records: series.Records, about: str) -> Figure:
   figure = Figure(figsize=(6.2, 4.4))
   ax = figure.subplots()
   _bubbles(ax, points, looks(series.rows(records)), largest=2600, labels=True)
-  names = ", ".join(map(render.name, shared))
+  names = ", ".join(map(table_text.name, shared))
   many = len(shared) > 1
   drawn = {(point.attention, point.overrides) for point in points}
   rest = [title(key) for key in series.rows(records) if key not in drawn]
@@ -47,7 +48,7 @@ def speed_by_task(records: series.Records, about: str) -> Figure:
   axes = figure.subplots(lines, columns, squeeze=False).ravel()
   for ax, task in zip(axes, names):
     _bubbles(ax, series.task_points(records, task), look, largest=900, labels=False)
-    ax.set_title(render.name(task), loc="left")
+    ax.set_title(table_text.name(task), loc="left")
   for ax in axes[len(names) :]:
     ax.set_axis_off()
   for i, ax in enumerate(axes[: len(names)]):

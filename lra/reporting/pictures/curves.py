@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lra.reporting import render, series
+from lra.reporting import table_text
+from lra.reporting.pictures import series
 from lra.reporting.pictures.style import STYLE, Look, legend, looks
-from lra.reporting.series import Band, Growth
+from lra.reporting.pictures.series import Band, Growth
 
 BASELINE = {"color": "#555555", "linewidth": 1.0, "linestyle": (0, (1, 1.5))}
 QUANTITIES = {"seconds": ("time of a training step, s", 1), "peak_bytes": ("peak memory, GB", 1e9)}
@@ -37,7 +38,7 @@ def training(records: series.Records, about: str) -> Figure:
   seeds = series.bands(records, "validation", "accuracy")
   spread = "mean ± standard deviation over seeds" if any(b.seeds > 1 for b in seeds) else "one seed"
   baseline = (Line2D([], [], **BASELINE), f"best trivial baseline ({name})")
-  legend(figure, look, f"{render.name(records[0]['task'])}: {spread}; {about}", more=[baseline])
+  legend(figure, look, f"{table_text.name(records[0]['task'])}: {spread}; {about}", more=[baseline])
   return figure
 
 
@@ -73,6 +74,6 @@ def scaling(growths: Mapping[str, Sequence[Growth]]) -> Figure:
       Line2D([], [], color=c, marker=m, linestyle=line, markersize=5)
       for c, m, line in (look[g.name, ""] for g in growths[quantity])
     ]
-    texts = [f"{render.name(g.name)}: n$^{{{g.exponent:.2f}}}$" for g in growths[quantity]]
+    texts = [f"{table_text.name(g.name)}: n$^{{{g.exponent:.2f}}}$" for g in growths[quantity]]
     ax.legend(handles, texts, loc="upper left")
   return figure

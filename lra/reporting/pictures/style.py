@@ -1,4 +1,4 @@
-"""How pictures look, and how they are written. Only lra/pictures knows matplotlib.
+"""Style of all pictures, and their PNG and SVG files. Only lra/reporting/pictures knows matplotlib.
 
 Colours are those of Okabe and Ito, told apart by all readers; markers and line styles say the same again.
 """
@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lra.reporting import render
+from lra.reporting import table_text
 
 STYLE = {
   "font.size": 9,
@@ -73,7 +73,7 @@ def looks(keys: Iterable[Key]) -> dict[Key, Look]:
 
 def title(key: Key) -> str:
   """A mechanism as a legend has it."""
-  return render.name(key[0]) + (f" ({key[1]})" if key[1] else "")
+  return table_text.name(key[0]) + (f" ({key[1]})" if key[1] else "")
 
 
 def legend(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lra.system.errors import UserError
-from lra.data.tasks import listops
+from lra.data.tasks import listops, listops_tokens
 from lra.data.tasks import listops_generator as generator
 from lra.data.tasks.task import SPLITS
 
@@ -114,12 +114,12 @@ def small():
 
 
 def test_vocabulary_is_pinned():
-  assert list(listops.VOCABULARY) == TOKENS
-  assert list(listops.encode(NESTED)) == [1, 8, 2, 9, 10, 5, 5]
-  assert listops.decode(listops.encode(NESTED)) == "[MIN 2 [MAX 3 4 ] ]"
-  assert listops.encode(" ".join(TOKENS)) == bytes(range(1, 16))
+  assert list(listops_tokens.VOCABULARY) == TOKENS
+  assert list(listops_tokens.encode(NESTED)) == [1, 8, 2, 9, 10, 5, 5]
+  assert listops_tokens.decode(listops_tokens.encode(NESTED)) == "[MIN 2 [MAX 3 4 ] ]"
+  assert listops_tokens.encode(" ".join(TOKENS)) == bytes(range(1, 16))
   with pytest.raises(KeyError):
-    listops.encode("[MIN 2 X")
+    listops_tokens.encode("[MIN 2 X")
 
 
 def test_task():
@@ -168,7 +168,9 @@ def test_duplicates_are_dropped_where_they_abound():
 
 def test_same_bytes_for_any_number_of_workers():
   first, *others = [
-    generator.generate(listops.Limits(**SMALL), seed=5, count=7000, report=print, workers=workers)
+    generator.generate(
+      listops_tokens.Limits(**SMALL), seed=5, count=7000, report=print, workers=workers
+    )
     for workers in (1, 2, 7)
   ]
   for other in others:
@@ -195,7 +197,7 @@ def test_seeds_differ_and_sizes_only_cut(small):
 
 def test_lengths_follow_the_exact_distribution():
   drawn, limit = 400_000, 64
-  lengths, _ = generator.survey(np.uint64(3), 0, drawn, listops.Limits(0, limit, 4, 5))
+  lengths, _ = generator.survey(np.uint64(3), 0, drawn, listops_tokens.Limits(0, limit, 4, 5))
   counts = np.bincount(lengths, minlength=limit)
   expected = length_distribution(max_depth=4, max_args=5) * drawn
   assert np.isclose(expected.sum(), drawn)
@@ -206,7 +208,7 @@ def test_lengths_follow_the_exact_distribution():
 
 
 def test_early_stop_rejects_the_long_trees_and_changes_no_other():
-  long = listops.Limits(0, 5000, 6, 6)
+  long = listops_tokens.Limits(0, 5000, 6, 6)
   lengths, prints = generator.survey(np.uint64(1), 0, 20_000, long)
   cut_lengths, cut_prints = generator.survey(np.uint64(1), 0, 20_000, long._replace(max_length=50))
   short = lengths < 50
@@ -271,7 +273,9 @@ def test_reference_labels_and_baselines(lra):
 
 def test_baselines_are_fitted_on_train_and_scored_on_the_other():
   def examples(*rows):
-    return listops.pack([listops.encode(f"{root} 1 2 ]") for root, _ in rows], [y for _, y in rows])
+    return listops.pack(
+      [listops_tokens.encode(f"{root} 1 2 ]") for root, _ in rows], [y for _, y in rows]
+    )
 
   train = examples(("[MIN", 3), ("[MIN", 3), ("[MIN", 4), ("[MAX", 8))
   evaluated = examples(("[MIN", 3), ("[MAX", 8), ("[SM", 3), ("[MAX", 3), ("[MED", 0))

@@ -7,10 +7,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lra.reporting import render, table
+from lra.reporting import accuracy_table, table_text
 from lra.system.errors import UserError
 from lra.system.progress import duration
-from lra.reporting.table import Table
+from lra.reporting.accuracy_table import Table
 
 Records = Sequence[Mapping[str, Any]]
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -48,11 +48,11 @@ def page(
   ]
   for made in tables:
     parts.append(f"<h2>Accuracy: preset {escape(made.preset)}</h2>")
-    parts.append(_table(*render.grid(made)))
-    header, rows = render.significance(made)
+    parts.append(_table(*table_text.grid(made)))
+    header, rows = table_text.significance(made)
     if rows:
       parts += ["<h3>Differences between mechanisms</h3>", _table(header, rows)]
-    notes = "".join(f"<li>{escape(note)}</li>" for note in render.notes(made))
+    notes = "".join(f"<li>{escape(note)}</li>" for note in table_text.notes(made))
     parts.append(f'<ul class="notes">{notes}</ul>')
   if pictures:
     parts.append("<h2>Pictures</h2>")
@@ -93,7 +93,7 @@ def environments(records: Records) -> tuple[list[str], list[list[str]]]:
   for text, group in kinds.items():
     e = json.loads(text)
     packages = ", ".join(f"{name} {version}" for name, version in e["packages"].items())
-    device = f"{table.device(group[0])} ({e['platform']})"
+    device = f"{accuracy_table.device(group[0])} ({e['platform']})"
     hosts = str(e["hosts"])
     rows.append([device, hosts, f"Python {e['python']}, {packages}", _revision(e), str(len(group))])
   return ["devices", "hosts", "versions", "revision", "runs"], rows
@@ -105,13 +105,13 @@ def _revision(environment: Mapping[str, Any]) -> str:
 
 
 def _runs(records: Records) -> str:
-  order = [*table.TASKS]
+  order = [*accuracy_table.TASKS]
   place = lambda r: order.index(r["task"]) if r["task"] in order else len(order)
   key = lambda r: (
-    table.setting(r),
+    accuracy_table.setting(r),
     place(r),
     r["task"],
-    table.row_order(table.row_key(r)),
+    accuracy_table.row_order(accuracy_table.row_key(r)),
     r["seed"],
   )
   header = (
@@ -121,8 +121,8 @@ def _runs(records: Records) -> str:
   )
   lines = []
   for r in sorted(records, key=key):
-    attention, overrides = table.row_key(r)
-    name = f"{render.name(r['task'])}, {render.name(attention)}" + (
+    attention, overrides = accuracy_table.row_key(r)
+    name = f"{table_text.name(r['task'])}, {table_text.name(attention)}" + (
       f" ({overrides})" if overrides else ""
     )
     numbers = (
@@ -133,7 +133,7 @@ def _runs(records: Records) -> str:
       f"{r['time']['examples_per_second']:,.1f}",
       f"{r['peak_memory_gigabytes']:.2f}",
     )
-    cells = [f'<td class="text">{escape(name)}, {escape(table.setting(r))}</td>']
+    cells = [f'<td class="text">{escape(name)}, {escape(accuracy_table.setting(r))}</td>']
     cells += [f"<td>{escape(number)}</td>" for number in numbers]
     cells.append(f'<td class="command"><code>{escape(r["command"])}</code></td>')
     revision, digest = _revision(r["environment"]), r["data"]["digest"]

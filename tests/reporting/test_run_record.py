@@ -8,7 +8,7 @@ import handmade
 import pytest
 import tiny
 
-from lra.reporting import export
+from lra.reporting import run_record
 from lra.system.errors import UserError
 
 # ml_collections loads config files so
@@ -28,7 +28,7 @@ def change(folder, name, **changes):
 
 
 def test_record_says_what_the_run_was(folder):
-  made = export.record(folder)
+  made = run_record.make(folder)
   assert made["name"] == "listops_cosformer-quick-seed0"
   assert (made["task"], made["attention"], made["seed"]) == ("listops", "cosformer", 0)
   assert (made["preset"], made["overrides"], made["test"]["accuracy"]) == ("quick", {}, 0.5)
@@ -41,59 +41,59 @@ def test_record_says_what_the_run_was(folder):
 def test_command_of_a_record_makes_the_same_run(tmp_path):
   more = ("--config.optim.eps=1e-3", "--config.model.cls=true", f"--workdir={tmp_path}/x")
   given = handmade.arguments("listops", "softmax", 2, "default", *more, "--data_dir", str(tmp_path))
-  made = export.record(handmade.run_folder(tmp_path / "run", *given))
+  made = run_record.make(handmade.run_folder(tmp_path / "run", *given))
   assert made["preset"] == "default"
   assert made["overrides"] == {"model.cls": True, "optim.eps": 1e-3}
   assert made["name"] == "listops_softmax-model.cls=True-optim.eps=0.001-seed2"
   again = made["command"].split()[2:]
-  same = export.record(handmade.run_folder(tmp_path / "again", *again))
+  same = run_record.make(handmade.run_folder(tmp_path / "again", *again))
   assert same == made
-  assert str(tmp_path) not in export.text(made)
+  assert str(tmp_path) not in run_record.text(made)
 
 
 def test_absolute_path_of_a_recipe_is_not_kept(tmp_path):
   recipe = f"--config={tiny.ROOT}/configs/lra/listops_linear.py:quick"
-  made = export.record(handmade.run_folder(tmp_path / "run", recipe))
+  made = run_record.make(handmade.run_folder(tmp_path / "run", recipe))
   assert made["name"] == "listops_linear-quick-seed0"
-  assert str(tiny.ROOT) not in export.text(made)
+  assert str(tiny.ROOT) not in run_record.text(made)
 
 
 def test_file_is_small_and_the_same_every_time(folder, tmp_path):
-  path = export.write(export.record(folder), tmp_path / "results")
+  path = run_record.write(run_record.make(folder), tmp_path / "results")
   before = path.read_text()
   assert path.name == "listops_cosformer-quick-seed0.json" and len(before) < 30_000
-  assert export.write(export.record(folder), tmp_path / "results") == path
+  assert run_record.write(run_record.make(folder), tmp_path / "results") == path
   assert path.read_text() == before
-  assert export.read(path) == export.record(folder) == export.read(folder)
+  assert run_record.read(path) == run_record.make(folder) == run_record.read(folder)
 
 
 def test_another_run_does_not_replace_a_record(folder, tmp_path):
-  export.write(export.record(folder), tmp_path)
+  run_record.write(run_record.make(folder), tmp_path)
   change(folder, "result", test={"accuracy": 0.6, "loss": 1.0, "examples": 2000})
   with pytest.raises(UserError, match="another run of the same command; --replace"):
-    export.write(export.record(folder), tmp_path)
-  path = export.write(export.record(folder), tmp_path, replace=True)
-  assert export.read(path)["test"]["accuracy"] == 0.6
+    run_record.write(run_record.make(folder), tmp_path)
+  path = run_record.write(run_record.make(folder), tmp_path, replace=True)
+  assert run_record.read(path)["test"]["accuracy"] == 0.6
 
 
 def test_record_edited_by_hand_is_refused(folder, tmp_path):
-  path = export.write(export.record(folder), tmp_path)
+  path = run_record.write(run_record.make(folder), tmp_path)
   path.write_text(path.read_text().replace('"accuracy": 0.5,', '"accuracy": 0.9,'))
   with pytest.raises(UserError, match="not as scripts/export_run.py wrote it"):
-    export.read(path)
+    run_record.read(path)
 
 
 def test_keys_that_came_later_have_their_defaults(folder, tmp_path):
-  made = export.record(folder)
+  made = run_record.make(folder)
   old = made | {"config": made["config"] | {"model": dict(made["config"]["model"])}}
   del old["config"]["model"]["embedding_std"]
-  old["sha256"] = export.digest(old)
-  assert export.read(export.write(old, tmp_path)) == old | {"config": made["config"]}
+  old["sha256"] = run_record.digest(old)
+  assert run_record.read(run_record.write(old, tmp_path)) == old | {"config": made["config"]}
 
 
 @pytest.mark.parametrize("count", [1, 199, 200, 201, 5000])
 def test_thin_keeps_both_ends_in_order(count):
-  kept = export.thin(range(count))
+  kept = run_record.thin(range(count))
   assert len(kept) == min(count, 200) and kept == sorted(set(kept))
   assert kept[0] == 0 and kept[-1] == count - 1
 
@@ -125,25 +125,25 @@ def test_thin_keeps_both_ends_in_order(count):
 def test_disagreement_is_refused(folder, name, changes, answer):
   change(folder, name, **changes)
   with pytest.raises(UserError, match=answer):
-    export.record(folder)
+    run_record.make(folder)
 
 
 def test_missing_result_and_passed_over_evaluation_are_refused(folder):
   metrics, result = folder / "metrics.jsonl", json.loads((folder / "result.json").read_text())
   metrics.write_text(metrics.read_text().replace("0.55", "0.65", 1))
   with pytest.raises(UserError, match="a better evaluation than the one selected"):
-    export.record(folder)
+    run_record.make(folder)
   del result["data"], result["plateau"]
   (folder / "result.json").write_text(json.dumps(result))
   with pytest.raises(UserError, match="result.json has no plateau, data; run it again"):
-    export.record(folder)
+    run_record.make(folder)
 
 
 @pytest.mark.parametrize("prefix", ["../", "./", "/home/somebody/lra/", ""])
 def test_config_may_have_been_typed_from_anywhere(folder, prefix):
   given = "train.py --config PREconfigs/lra/listops_cosformer.py:quick --config.seed=0"
   change(folder, "environment", command=given.replace("PRE", prefix))
-  assert export.record(folder)["command"] == given.replace("PRE", "").replace(
+  assert run_record.make(folder)["command"] == given.replace("PRE", "").replace(
     "train", "python train", 1
   )
 
@@ -154,7 +154,7 @@ def test_metrics_of_another_run_are_refused(folder):
   for text in (lines[:-3], [*lines, '{"step": 5}\n'], [*lines, '{"step": 50']):
     path.write_text("".join(text))
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
-      export.record(folder)
+      run_record.make(folder)
 
 
 def test_script_exports_finished_runs_only(folder, tmp_path):

@@ -1,68 +1,26 @@
-"""The result of a run as JSON, and what a run says in words."""
+"""The lines that a run prints: opening, progress, evaluations, summary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
-from lra.runs import records
+from lra.runs import environment
+from lra.runs.run_result import parameter_count
 from lra.system.progress import Clock, duration
 from lra.training.step import Best, State
 from lra.data.store import Store
-
-
-def make(
-  config: ConfigDict,
-  state: State,
-  data: Store,
-  *,
-  test: Mapping[str, float],
-  best: Best,
-  restarts: int,
-  baselines: Mapping[str, float],
-  metrics: Sequence[Mapping[str, float]],
-  clock: Clock,
-) -> dict[str, Any]:
-  """The content of result.json; accuracies in [0, 1], times in seconds (pauses: the last session's)."""
-  return {
-    "task": config.task.name,
-    "attention": config.model.attention,
-    "seed": config.seed,
-    "test": dict(test),
-    "validation": {"accuracy": float(best.accuracy), "step": int(best.step)},
-    "plateau": plateau(best, data),
-    "restarts": restarts,
-    "baselines": dict(baselines),
-    "steps": int(state.step),
-    "parameters": parameters(state),
-    "data": {"origin": data.manifest["source"]["origin"], "digest": data.digest},
-    "time": {"seconds": clock.run, **records.rates(metrics), **clock.pauses},
-    "peak_memory_gigabytes": records.peak_memory_gigabytes(metrics),
-  }
-
-
-def plateau(best: Best, data: Store) -> bool:
-  """Whether the validation accuracy is within three standard errors of the commonest label's share."""
-  labels = data.manifest["splits"]["validation"]["labels"]
-  share = max(labels) / sum(labels)
-  return float(best.accuracy) <= share + 3 * (share * (1 - share) / sum(labels)) ** 0.5
-
-
-def parameters(state: State) -> int:
-  """How many there are."""
-  return sum(p.size for p in jax.tree.leaves(state.params))
 
 
 def opening(
   config: ConfigDict, model: Any, state: State, data: Store, buckets: tuple[int, ...], workdir: Path
 ) -> str:
   """The first lines of a session: what runs, on what, where."""
-  here = records.environment()
+  here = environment.describe()
   origin, train = data.manifest["source"]["origin"], data.manifest["splits"]["train"]
   lines = [
-    f"{config.task.name}: {config.model.attention} attention, {parameters(state):,} parameters, "
+    f"{config.task.name}: {config.model.attention} attention, {parameter_count(state):,} parameters, "
     f"{model.encoder.dtype} on {here['devices']} x {here['device']} ({here['platform']})",
     f"data: {origin}, {train['examples']:,} training examples, "
     f"padded to {', '.join(map(str, buckets))} tokens",

@@ -1,7 +1,7 @@
 """The accuracy table: from records of runs to means over seeds, and what they were made of.
 
-A row is a mechanism with its overrides, a column a task; presets have tables of their own. How a
-table looks is in lra/reporting/render.py.
+A row is a mechanism with its overrides, a column a task; presets have tables of their own. Text of
+it: table_text.py and table_formats.py.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from lra.system.errors import UserError
-from lra.reporting.table import FEW, PUBLISHED, SOURCE, TASKS, Row, Score, Table
+from lra.reporting.accuracy_table import FEW, PUBLISHED, SOURCE, TASKS, Row, Score, Table
 
 NAMES = {
   "listops": "ListOps",

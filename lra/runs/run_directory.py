@@ -1,31 +1,26 @@
-"""What a run leaves behind: config, environment, metrics, result. Only this file knows TensorBoard.
+"""The directory of a run: config.json, environment.json, metrics.jsonl, result.json, event files.
 
-Tables and plots read the JSON files alone. Floats are written in full, so that two runs can be
-compared bit for bit; keys under "time/" are measurements of the machine and never comparable.
+Only this file knows TensorBoard; tables and pictures read the JSON files alone. Floats are written
+in full, so that two runs can be compared bit for bit; keys under "time/" are measurements of the
+machine and never comparable.
 """
 
 import contextlib
-import importlib.metadata
 import json
 import math
-import platform
-import shlex
-import statistics
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from tensorboardX import SummaryWriter
 
 from configs.lra.base import complete
-from lra.system import cores, locks
+from lra.runs import environment
+from lra.system import locks
 from lra.system.errors import UserError
 
 
-class Run:
+class RunDirectory:
   """The directory of one run. Raises UserError when it belongs to another config."""
 
   def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
@@ -33,7 +28,7 @@ class Run:
     self._events, self._lock = None, locks.FileLock(folder / ".lock")
     self._check()
 
-  def __enter__(self) -> "Run":
+  def __enter__(self) -> "RunDirectory":
     """Keeps other processes out. Raises UserError when one is in, or the folder cannot be written."""
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +88,10 @@ class Run:
       _write(self.folder / "config.json", self._config)
       for left in self.folder.glob("events.out.tfevents.*"):
         left.unlink()
-    before, now = _read(self.folder / "environment.json") or {}, environment() | {"data": data}
+    before, now = (
+      _read(self.folder / "environment.json") or {},
+      environment.describe() | {"data": data},
+    )
     if (step or self.attempt) and before.get("data", data) != data:
       raise UserError(
         f"{self.folder} was trained on other data ({before['data'][:12]}) than is there now "
@@ -128,58 +126,6 @@ class Run:
   def close(self) -> None:
     if self._events is not None:
       self._events.close()
-
-
-def rates(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-  """Median rates over log lines."""
-  lines = [line for line in metrics if "time/examples_per_second" in line]
-  return {
-    name: statistics.median(line[f"time/{name}"] for line in lines)
-    for name in ("examples_per_second", "tokens_per_second")
-    if lines
-  }
-
-
-def environment() -> dict[str, Any]:
-  """Versions, devices, revision and command line."""
-  packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "numba")
-  device, count = jax.devices()[0], len(cores.available())
-  of_cpu = f"{count} CPU core{'s' if count > 1 else ''}"
-  return {
-    "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    "python": platform.python_version(),
-    "packages": {name: importlib.metadata.version(name) for name in packages},
-    "platform": device.platform,
-    "device": device.device_kind if device.platform != "cpu" else of_cpu,
-    "devices": jax.device_count(),
-    "hosts": jax.process_count(),
-    "revision": _git("rev-parse", "HEAD"),
-    "modified": bool(_git("status", "--porcelain", "--untracked-files=no")),
-  }
-
-
-def peak_memory_gigabytes(metrics: Sequence[Mapping[str, float]] = ()) -> float:
-  """Peak memory of the first device, or of this process on a CPU, or what `metrics` had before."""
-  before = max((line.get("time/peak_memory_gigabytes", 0.0) for line in metrics), default=0.0)
-  return max(before, _peak_memory() / 1e9)
-
-
-def _peak_memory() -> int:
-  stats = jax.devices()[0].memory_stats()
-  if stats and "peak_bytes_in_use" in stats:
-    return stats["peak_bytes_in_use"]
-  import resource
-
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _git(*args: str) -> str | None:
-  root = Path(__file__).parents[2]
-  try:
-    done = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, timeout=10)
-  except (OSError, subprocess.TimeoutExpired):
-    return None
-  return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _difference(old: Any, new: Any, path: str = "config") -> list[str]:

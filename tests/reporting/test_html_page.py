@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 import scripts.report
-from lra.reporting import export, report, table
+from lra.reporting import accuracy_table, html_page, run_record
 from lra.system.errors import UserError
 
 VOID = {"meta", "img"}
@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
 
 def made(records, shown=None):
-  html = report.page(records, table.tables(records), shown or {})
+  html = html_page.page(records, accuracy_table.tables(records), shown or {})
   return html, Page(html)
 
 
@@ -54,7 +54,7 @@ def test_page_holds_every_number_and_how_to_repeat_it():
     assert ("code", "title", r["data"]["digest"]) in page.attributes
     assert ("code", "title", r["environment"]["revision"]) in page.attributes
     assert f"{100 * r['test']['accuracy']:.2f}" in text
-  (made_table,) = table.tables(records)
+  (made_table,) = accuracy_table.tables(records)
   for row in made_table.rows:
     for score in row.cells.values():
       assert f"{score.mean:.2f} ± {score.std:.2f}" in text
@@ -94,11 +94,11 @@ def test_everything_is_escaped():
 
 def test_pictures_are_read_or_refused(tmp_path):
   (tmp_path / "a.PNG").write_bytes(b"1")
-  assert report.read_picture(tmp_path / "a.PNG") == (b"1", ".png")
+  assert html_page.read_picture(tmp_path / "a.PNG") == (b"1", ".png")
   with pytest.raises(UserError, match="neither PNG nor SVG"):
-    report.read_picture(tmp_path / "a.pdf")
+    html_page.read_picture(tmp_path / "a.pdf")
   with pytest.raises(UserError, match="cannot read the picture"):
-    report.read_picture(tmp_path / "b.svg")
+    html_page.read_picture(tmp_path / "b.svg")
 
 
 def script(*arguments):
@@ -114,7 +114,7 @@ def test_script_writes_a_page_from_a_run_directory(tmp_path):
   assert done.returncode == 0, done.stderr
   html = (tmp_path / "new" / "report.html").read_text()
   page = Page(html)
-  record = export.record(tmp_path / "run")
+  record = run_record.make(tmp_path / "run")
   assert record["command"] in page.text
   images = [v for tag, key, v in page.attributes if (tag, key) == ("img", "src")]
   assert len(images) == 2 and all(v.startswith("data:image/svg+xml;base64,") for v in images)

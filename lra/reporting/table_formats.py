@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from lra.reporting.render import grid, markdown, notes, significance, title
-from lra.reporting.table import PUBLISHED, SOURCE, Score, Table
+from lra.reporting.table_text import grid, markdown, notes, significance, title
+from lra.reporting.accuracy_table import PUBLISHED, SOURCE, Score, Table
 
 
 def latex(tables: Iterable[Table]) -> str:

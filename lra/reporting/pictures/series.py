@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lra.reporting import table
+from lra.reporting import accuracy_table
 from lra.system.errors import UserError
 
 Records = Sequence[Mapping[str, Any]]
@@ -58,7 +58,7 @@ def settings(records: Records) -> dict[tuple[str, str], Records]:
   """Records that may share a picture: by preset (with what was changed of the data) and device."""
   found: dict[tuple[str, str], list] = {}
   for r in records:
-    found.setdefault((table.setting(r), table.device(r)), []).append(r)
+    found.setdefault((accuracy_table.setting(r), accuracy_table.device(r)), []).append(r)
   return dict(sorted(found.items(), key=lambda item: (item[0][0] != "default", item[0])))
 
 
@@ -66,14 +66,17 @@ def rows(records: Records) -> dict[tuple[str, str], Records]:
   """Records by (mechanism, its overrides), in the order of the table's rows."""
   found: dict[tuple[str, str], list] = {}
   for r in records:
-    found.setdefault(table.row_key(r), []).append(r)
-  return {key: found[key] for key in sorted(found, key=table.row_order)}
+    found.setdefault(accuracy_table.row_key(r), []).append(r)
+  return {key: found[key] for key in sorted(found, key=accuracy_table.row_order)}
 
 
 def tasks(records: Records) -> list[str]:
   """The tasks there are, in the order of the table's columns."""
   there = {r["task"] for r in records}
-  return [*(t for t in table.TASKS if t in there), *sorted(there - set(table.TASKS))]
+  return [
+    *(t for t in accuracy_table.TASKS if t in there),
+    *sorted(there - set(accuracy_table.TASKS)),
+  ]
 
 
 def task_points(records: Records, task: str) -> list[Point]:
@@ -92,11 +95,12 @@ def average_points(records: Records) -> tuple[list[Point], list[str]]:
   Accuracy and memory are means over tasks, speed is the geometric mean.
   """
   have = {
-    key: {r["task"] for r in group} & set(table.TASKS) for key, group in rows(records).items()
+    key: {r["task"] for r in group} & set(accuracy_table.TASKS)
+    for key, group in rows(records).items()
   }
   most = max(map(len, have.values()), default=0)
   full = [key for key, there in have.items() if len(there) == most]
-  shared = [t for t in table.TASKS if full and all(t in have[key] for key in full)]
+  shared = [t for t in accuracy_table.TASKS if full and all(t in have[key] for key in full)]
   if not shared:
     return [], []
   points = []

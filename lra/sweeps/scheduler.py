@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lra.sweeps import launch, sweep
+from lra.sweeps import launch, plan
 from lra.system import cores
 from lra.system.process import StopRequest
 from lra.system.errors import UserError
 from lra.system.progress import Progress, duration
-from lra.sweeps.sweep import Cell, Running
+from lra.sweeps.plan import Cell, Running
 
 
 class Outcome(NamedTuple):
@@ -51,7 +51,7 @@ class Sweep:
     self.cluster, self.jobs, self.devices, self.period = cluster, jobs, devices, period
     self.cores, self._watch, self._stopping = cores, launch.Watch(cluster), False
     self.options, self.progress = dict(options or {}), progress or Progress()
-    self.finished = {cell: found for cell in cells if (found := sweep.result(cell)) is not None}
+    self.finished = {cell: found for cell in cells if (found := plan.result(cell)) is not None}
     self.failed: dict[Cell, str] = {}
     self.waiting = collections.deque(cell for cell in cells if cell not in self.finished)
     self.tries = dict.fromkeys(self.waiting, retries + 1)
@@ -64,7 +64,7 @@ class Sweep:
     home = self.waiting[0].log.parent
     home.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="jobs-", dir=home))
-    paths = [str(sweep.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(plan.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))  # jobs import this module
     made = launch.executor(self.cluster, folder, self.options)
     stop.listen()
@@ -109,7 +109,7 @@ class Sweep:
           raise
         self.progress.live(f"{len(self.running)} jobs are in; {error}")
         return False
-    self.running[cell] = (job, slot, time.monotonic(), sweep.fraction(cell))
+    self.running[cell] = (job, slot, time.monotonic(), plan.fraction(cell))
     return True
 
   def _settle(self) -> bool:
@@ -125,7 +125,7 @@ class Sweep:
         code, asked, reason = None, False, str(error)
       del self.running[cell]
       self.tries[cell] -= 1
-      if (found := sweep.result(cell)) is not None:
+      if (found := plan.result(cell)) is not None:
         self.finished[cell] = found
         took = duration(time.monotonic() - begin)
         self.progress.line(f"{cell.folder.name}: {found['test']['accuracy']:.4f} ({took})")
@@ -139,7 +139,7 @@ class Sweep:
       elif code is not None:
         bare = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         bare = bare if code else "its --max_seconds were over; the same command continues it"
-        reason = sweep.last_error(cell.log) or bare
+        reason = plan.last_error(cell.log) or bare
       if self.tries[cell] > 0:
         self.progress.line(f"{cell.folder.name}: tried again after {reason}")
         self.waiting.append(cell)
@@ -155,13 +155,13 @@ class Sweep:
         self.running[cell] = (job, slot, now, done_before)
         waiting.append(cell.task)
       else:
-        running.append(Running(cell.task, now - begin, done_before, sweep.fraction(cell)))
+        running.append(Running(cell.task, now - begin, done_before, plan.fraction(cell)))
     known = collections.defaultdict(list)
     for cell, found in self.finished.items():
       known[cell.task].append(found["time"]["seconds"])
     at_once = len(running) if self.cluster == "slurm" else min(self.jobs, len(self.tries))
-    left = sweep.seconds_left(known, running, waiting, at_once)
-    text = sweep.overview(self.finished, running, len(self.failed), len(waiting), left)
+    left = plan.seconds_left(known, running, waiting, at_once)
+    text = plan.overview(self.finished, running, len(self.failed), len(waiting), left)
     return text[: shutil.get_terminal_size().columns - 1] if sys.stdout.isatty() else text
 
   def _stop(self, reason: str) -> None:

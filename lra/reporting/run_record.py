@@ -1,4 +1,4 @@
-"""A finished run as one small JSON record, checked against itself: what results/ consists of."""
+"""Records of finished runs, one JSON file each in results/: made, checked, written, read."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.lra.base import complete
-from lra.runs import command, records
+from lra.runs import command, run_result
 from lra.system.errors import UserError
 
 FORMAT = 1
@@ -26,7 +26,7 @@ CURVES = {
 }
 
 
-def record(folder: Path) -> dict[str, Any]:
+def make(folder: Path) -> dict[str, Any]:
   """The record of a run. Raises UserError if it is unfinished or its files disagree."""
   config, environment, result = (
     _read(folder / name) for name in ("config.json", "environment.json", "result.json")
@@ -87,7 +87,7 @@ def disagreements(
     wrong.append("the steps of metrics.jsonl do not rise")
   if max((m["step"] for m in metrics), default=0) != result["steps"]:
     wrong.append("metrics.jsonl does not end where result.json does")
-  rates = records.rates(metrics).items()
+  rates = run_result.rates(metrics).items()
   if not all(math.isclose(result["time"].get(name, 0), rate, rel_tol=1e-6) for name, rate in rates):
     wrong.append("the speed of result.json is not the median of metrics.jsonl")
   selected = evaluations.get(result["validation"]["step"])
@@ -143,7 +143,7 @@ def write(made: Mapping[str, Any], folder: Path, *, replace: bool = False) -> Pa
 def read(path: Path) -> dict[str, Any]:
   """The record in a file, or of a run directory. Raises UserError for anything else."""
   if path.is_dir():
-    return record(path)
+    return make(path)
   made = _read(path)
   if made.get("format") != FORMAT or made.get("sha256") != digest(made):
     raise UserError(f"{path} is not as scripts/export_run.py wrote it; export the run again")

@@ -12,26 +12,26 @@ from handmade import ENVIRONMENT, record
 from scipy import stats
 
 from configs.lra import base
-from lra.reporting import export, formats, render, significance, table
+from lra.reporting import accuracy_table, run_record, significance, table_formats, table_text
 from lra.system.errors import UserError
 from scripts import make_table
 
 ACCURACY = {"softmax": (0.50, 0.51, 0.49), "cosformer": (0.52, 0.535, 0.511)}
-DIGESTS = {task: task * 3 for task in table.TASKS}
+DIGESTS = {task: task * 3 for task in accuracy_table.TASKS}
 
 
 def full(attentions=("softmax", "cosformer"), seeds=(0, 1, 2), **changes):
   """Records of every task."""
   return [
     record(t, a, s, ACCURACY[a][s] + i / 100, data={"digest": DIGESTS[t]}, **changes)
-    for i, t in enumerate(table.TASKS)
+    for i, t in enumerate(accuracy_table.TASKS)
     for a in attentions
     for s in seeds
   ]
 
 
 def only(records, **options):
-  (made,) = table.tables(records, **options)
+  (made,) = accuracy_table.tables(records, **options)
   return made
 
 
@@ -57,14 +57,14 @@ def test_average_needs_all_five_tasks_and_a_deviation_needs_paired_seeds():
 
 
 def test_published_averages_are_those_of_their_rows():
-  for figures in table.PUBLISHED.values():
-    mean = sum(figures[task] for task in table.TASKS) / len(table.TASKS)
+  for figures in accuracy_table.PUBLISHED.values():
+    mean = sum(figures[task] for task in accuracy_table.TASKS) / len(accuracy_table.TASKS)
     assert mean == pytest.approx(figures["average"], abs=0.0051)
 
 
 def test_significance_is_the_paired_t_test_with_holms_correction():
   found = only(full()).differences
-  assert [d.task for d in found] == [*table.TASKS, "average"]
+  assert [d.task for d in found] == [*accuracy_table.TASKS, "average"]
   a, b = ACCURACY["softmax"], ACCURACY["cosformer"]
   p = stats.ttest_rel(b, a).pvalue
   for d in found:
@@ -95,11 +95,11 @@ def test_no_p_without_variance_and_no_difference_of_single_runs():
   make = lambda a, s, x: record("text", a, s, x)
   alone = [make("softmax", 0, 0.5), make("linear", 0, 0.6)]
   assert only(alone).differences == ()
-  assert "no two mechanisms have two seeds each" in render.markdown([only(alone)])
+  assert "no two mechanisms have two seeds each" in table_text.markdown([only(alone)])
   shifted = [
     make(a, s, 0.5 + s / 8 + (a == "linear") / 4) for a in ("softmax", "linear") for s in (0, 1)
   ]
-  text = render.markdown([only(shifted)])
+  text = table_text.markdown([only(shifted)])
   assert "| +25.00 (no p, 2) |" in text and "nothing to test, no difference varies." in text
 
 
@@ -112,7 +112,7 @@ def test_welch_where_runs_do_not_pair(seeds, restarts):
   (found,) = only(records).differences
   assert found.seeds == (3, 3) and found.mean == pytest.approx(3)
   assert found.p == pytest.approx(stats.ttest_ind(second, first, equal_var=False).pvalue)
-  text = render.markdown([only(records)])
+  text = table_text.markdown([only(records)])
   assert ", 3 + 3) |" in text and "or Welch's where the seeds do not pair" in text
   assert ("Started again from another seed: softmax on Text, 1 of 3; linear" in text) == restarts
 
@@ -122,12 +122,12 @@ def test_presets_and_overrides_never_share_a_row():
   more = record("text", "softmax", 0, 0.9, overrides=overrides, data={"digest": DIGESTS["text"]})
   longer = record("text", "softmax", 0, 0.9, overrides={"task.max_length": 99} | overrides)
   records = [*full(), *full(preset="default"), more, longer]
-  default, quick, other = table.tables(records)
+  default, quick, other = accuracy_table.tables(records)
   assert (default.preset, quick.preset) == ("default", "quick")
   assert (
     other.preset == "quick, task.max_length=99" and other.rows[0].overrides == "feature_map=exp"
   )
-  assert [render.title(row) for row in quick.rows] == [
+  assert [table_text.title(row) for row in quick.rows] == [
     "softmax",
     "cosFormer",
     "softmax (feature_map=exp)",
@@ -141,15 +141,15 @@ def test_mix_is_refused_and_allowed():
   changed = record("listops", "softmax", 3, 0.5, config=config, data={"digest": "listops" * 3})
   for more, answer in ((other, "runs on different data"), (changed, "different configs")):
     with pytest.raises(UserError, match=answer):
-      table.tables([*full(), more])
+      accuracy_table.tables([*full(), more])
     assert only([*full(), more], mix=True).runs == 31
   mixed = only([*full(), *full(preset="default")], mix=True)
   assert mixed.preset == "default + quick"
-  assert [render.title(row) for row in mixed.rows] == [
+  assert [table_text.title(row) for row in mixed.rows] == [
     *("softmax (default)", "softmax (quick)", "cosFormer (default)", "cosFormer (quick)")
   ]
   with pytest.raises(UserError, match="more than one run of seed 0"):
-    table.tables([*full(), full()[0]])
+    accuracy_table.tables([*full(), full()[0]])
 
 
 def test_recipes_that_differ_between_mechanisms_are_named():
@@ -161,8 +161,8 @@ def test_recipes_that_differ_between_mechanisms_are_named():
     "text", a, 0, 0.5, config=config(a, size), data={"digest": "x" * 12}
   )
   alike, unlike = ([make("softmax", 8), make("linear", size)] for size in (8, 9))
-  assert "recipes" not in render.markdown([only(alike)])
-  assert "different recipes on Text" in render.markdown([only(unlike)])
+  assert "recipes" not in table_text.markdown([only(alike)])
+  assert "different recipes on Text" in table_text.markdown([only(unlike)])
 
 
 def test_ablations_are_a_family_of_tests_of_their_own():
@@ -175,7 +175,7 @@ def test_ablations_are_a_family_of_tests_of_their_own():
 
 def test_marks():
   stuck = record("image", "linear", 0, 0.1, plateau=True, data={"digest": DIGESTS["image"]})
-  text = render.markdown([only([*full(), stuck])])
+  text = table_text.markdown([only([*full(), stuck])])
   (row,) = [line for line in text.splitlines() if line.startswith("| linear")]
   assert row == "| linear | – | – | – | 10.00\\*† | – | – | 1 |"
   assert "| softmax | 50.00 ± 1.00 | " in text and "| 52.00 ± 1.00 | 3 |" in text
@@ -185,7 +185,7 @@ def test_marks():
 def test_every_number_says_where_it_comes_from():
   dirty = [r | {"environment": ENVIRONMENT | {"modified": True}} for r in full(("softmax",))]
   made = only([*dirty, *full(("cosformer",))], full_size={"text": {"max_length": 4096}})
-  text = render.markdown([made])
+  text = table_text.markdown([made])
   for part in (
     "git 0123456 (ListOps cosFormer, Text cosFormer, Retrieval cosFormer, ",
     "), 0123456 with changes (ListOps softmax, ",
@@ -200,15 +200,15 @@ def test_every_number_says_where_it_comes_from():
 
 def test_parameters_have_a_row_each_where_mechanisms_differ():
   more = record("image", "linear", 0, 0.1, parameters=2000, data={"digest": DIGESTS["image"]})
-  text = render.markdown([only([*full(), more])])
+  text = table_text.markdown([only([*full(), more])])
   assert "| parameters, linear | – | – | – | 2,000 |" in text
 
 
 def test_formats_agree():
-  made = table.tables(full())
-  rows = list(csv.DictReader(io.StringIO(formats.comma_separated(made))))
-  content = json.loads(formats.as_json(made))["tables"][0]
-  tex, text = formats.latex(made), render.markdown(made)
+  made = accuracy_table.tables(full())
+  rows = list(csv.DictReader(io.StringIO(table_formats.comma_separated(made))))
+  content = json.loads(table_formats.as_json(made))["tables"][0]
+  tex, text = table_formats.latex(made), table_text.markdown(made)
   for row in content["rows"]:
     for task, score in row["cells"].items():
       values = list(score["by_seed"].values())
@@ -227,30 +227,30 @@ def test_formats_agree():
 
 
 def test_table_of_nothing_and_of_a_folder_of_records(tmp_path):
-  assert table.tables([]) == [] and render.NOTHING in render.markdown([])
+  assert accuracy_table.tables([]) == [] and table_text.NOTHING in table_text.markdown([])
   for r in full(("softmax",)):
-    export.write(r | {"sha256": export.digest(r)}, tmp_path)
-  assert only(export.read_all([tmp_path])).runs == 15
+    run_record.write(r | {"sha256": run_record.digest(r)}, tmp_path)
+  assert only(run_record.read_all([tmp_path])).runs == 15
 
 
 def test_readme_has_the_table_that_the_records_give():
   readme = (tiny.ROOT / "README.md").read_text()
-  made = table.tables(export.read_all([tiny.ROOT / "results"]), full_size=base.TASKS)
-  assert render.between_markers(readme, render.markdown(made)) == readme
+  made = accuracy_table.tables(run_record.read_all([tiny.ROOT / "results"]), full_size=base.TASKS)
+  assert table_text.between_markers(readme, table_text.markdown(made)) == readme
 
 
 def test_unknown_preset_names_those_there_are(tmp_path, monkeypatch):
   for r in full(("softmax",)):
-    export.write(r | {"sha256": export.digest(r)}, tmp_path)
+    run_record.write(r | {"sha256": run_record.digest(r)}, tmp_path)
   monkeypatch.setattr(sys, "argv", ["make_table.py", str(tmp_path), "--preset", "none"])
   with pytest.raises(UserError, match="no run of preset none; there are runs of quick"):
     make_table.main()
 
 
 def test_markers():
-  begin, end = render.MARKERS
+  begin, end = table_text.MARKERS
   page = f"a\n{begin}\nold\n{end}\nb\n"
-  assert render.between_markers(page, "new\n") == f"a\n{begin}\nnew\n{end}\nb\n"
+  assert table_text.between_markers(page, "new\n") == f"a\n{begin}\nnew\n{end}\nb\n"
   for broken in ("a", f"{end}{begin}", f"{begin}{begin}{end}"):
     with pytest.raises(UserError, match="the page needs one"):
-      render.between_markers(broken, "new")
+      table_text.between_markers(broken, "new")

@@ -1,0 +1,59 @@
+"""The best parameters of a run, restored from its directory, with its model and its data."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from configs.lra.base import complete
+from lra.data import store, tasks
+from lra.system import devices
+from lra.system.errors import UserError
+from lra.training import checkpoint, setup, step
+
+
+class TrainedRun(NamedTuple):
+  """What a picture, or another run, needs of a run."""
+
+  config: ConfigDict
+  task: tasks.Task
+  model: Any
+  best: step.Best
+  data: store.Store
+
+
+def load(
+  run: Path, data_dir: Path, raw_dir: Path | None, report: Callable[[str], None]
+) -> TrainedRun:
+  """The best parameters of a run so far, and its data. Raises UserError without a checkpoint."""
+  try:
+    config = ConfigDict(complete(json.loads((run / "config.json").read_text())))
+  except (OSError, ValueError):
+    raise UserError(f"{run} is not a run: it has no config.json that can be read") from None
+  if not (run / "checkpoints").is_dir():
+    raise UserError(f"{run} has no checkpoint; the same train.py makes one")
+  parts = setup.build(config)
+  task, everywhere = parts.task, devices.replicated(parts.mesh)
+  state = step.init(parts.model, parts.optimizer, jax.random.key(0), task.streams, everywhere)
+  like = {"state": state, "best": step.Best.of(state, -1.0), "seconds": jnp.zeros(())}
+  checkpoints = checkpoint.Checkpoints(run / "checkpoints")
+  try:
+    if checkpoints.latest is None:
+      raise UserError(f"{run} has no checkpoint; the same train.py makes one")
+    best = checkpoints.load(like, "was it written by another revision? check that out")["best"]
+  finally:
+    checkpoints.close()
+  data = store.open_store(
+    task, parts.task_options, data_dir=data_dir, raw_dir=raw_dir, report=report
+  )
+  known = json.loads((run / "environment.json").read_text()).get("data", data.digest)
+  if known != data.digest:
+    raise UserError(
+      f"{run} was trained on other data ({known[:12]}) than is there now ({data.digest[:12]}): set "
+      "--data_dir and --raw_dir as they were"
+    )
+  return TrainedRun(config, task, parts.model, best, data)
