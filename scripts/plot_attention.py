@@ -1,4 +1,4 @@
-"""Draws what a trained model attends to: every layer and head on one example, as PNG and SVG.
+"""Draws the attention maps of a trained model, every layer and head on one example, as PNG and SVG.
 
     scripts/run scripts/plot_attention.py runs/text_cosformer-seed0
     scripts/run scripts/plot_attention.py runs/text_cosformer-seed0 --example 7 --layers 0 3

@@ -82,7 +82,7 @@ def pairs(texts: list[str], option: str) -> dict[str, str]:
 
 
 def slurm_options(args: argparse.Namespace) -> dict:
-  """What submitit calls them."""
+  """Options of a Slurm job by their names in submitit."""
   options = {
     "timeout_min": 24 * 60 if args.time is None else args.time,
     "gpus_per_node": args.gpus,

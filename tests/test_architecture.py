@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 
 import pytest
 import tiny
@@ -137,3 +138,16 @@ def test_source_files_are_packages_all_the_way():
   """An ignored or forgotten __init__.py works until somebody installs or zips the project."""
   folders = {path.parent for name, (path, *_) in MODULES.items() if inside(name, "lra")}
   assert all((folder / "__init__.py").exists() for folder in folders)
+
+
+@pytest.mark.parametrize(
+  "page", ["README.md", *(f"docs/{p.name}" for p in tiny.ROOT.glob("docs/*.md"))]
+)
+def test_files_that_a_page_names_are_there(page):
+  text, folder = (tiny.ROOT / page).read_text(), (tiny.ROOT / page).parent
+  links = {folder / link for link in re.findall(r"\]\(([^)#:]+)[)#]", text)}
+  named = {
+    tiny.ROOT / name for name in re.findall(r"`((?:lra|tests|configs/lra)/[\w/]+\.py)`", text)
+  }
+  missing = {path for path in links | named if not path.exists()}
+  assert missing <= {tiny.ROOT / "models/attention/relu.py"}  # the one that a page tells to write

@@ -1,7 +1,4 @@
-"""Raw files of the user's: found, hashed, and read from a folder or a tar alike.
-
-One process at a time works on what another one would, too (`locked`).
-"""
+"""Raw files given by the user: look-up, hashes, and reading of a folder or a tar archive alike."""
 
 import contextlib
 import errno
@@ -48,7 +45,7 @@ def find(raw_dir: str | Path | None, *names: str, itself: tuple[str, ...] = ()) 
 
 @contextlib.contextmanager
 def locked(file: Path, report: Callable[[str], None]) -> Iterator[None]:
-  """One process at a time; the others wait, and say so."""
+  """A lock file for the time inside: one process at a time, the others wait and report it."""
   with open(file, "w") as f:
     try:
       fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)

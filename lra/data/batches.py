@@ -1,4 +1,4 @@
-"""Which examples make up batch t, and their tokens as arrays.
+"""Batches: the examples of batch t, length buckets, and padded arrays gathered on the device.
 
 Batch t is a pure function of (seed, t): every epoch reshuffles, examples of similar length share a
 batch, and a batch is padded to one of a few static lengths (buckets). What a bucket cannot fill goes
@@ -41,12 +41,12 @@ class Dispatch(NamedTuple):
 
 
 def example_lengths(examples: Examples) -> Int[np.ndarray, "N"]:
-  """The longest document of every example."""
+  """Length of the longest document of each example."""
   return np.diff(examples.offsets)[examples.documents].max(1)
 
 
 def without_zeros(examples: Examples) -> tuple[Examples, UInt16[np.ndarray, "total"]]:
-  """The documents without their tokens of value 0, and the positions that the others had in them.
+  """Examples without the tokens of value 0, and the original position of each remaining token.
 
   Raises ValueError for a document of more than 65,536 tokens.
   """
@@ -148,7 +148,7 @@ def evaluation_plan(
 
 
 class Split:
-  """A split where its batches are made: on the device if it fits there, else in host memory.
+  """One split, held on the device or in host memory, from which batches are gathered.
 
   `arrays(dispatch)` are the arguments of a jitted function that calls `batch(arrays, i, length)`.
   """
@@ -227,7 +227,7 @@ def splits(
   gigabytes: float,
   drop_zeros: bool,
 ) -> dict[str, Split]:
-  """Every split where its batches are made: on the device if it has at most `gigabytes`.
+  """A `Split` of each set of examples, on the device if it has at most `gigabytes`.
 
   drop_zeros: leave out tokens of id 0. The largest bucket is then the longest document there is,
   else `longest`.

@@ -1,4 +1,4 @@
-"""Raw files that are published, and their download.
+"""Published raw files: their addresses, checksums and download.
 
 A download resumes from NAME.part (HTTP Range) and takes its final name only after its checksum was
 verified. tensorflow-datasets' own manager starts again from zero, so only its checksums are used.
@@ -39,7 +39,9 @@ LRA_RELEASE = Remote(
 
 
 def describe(path: Path, origin: str, *remotes: Remote, files: str = "**/*") -> dict[str, Any]:
-  """Entries of `Prepared.source`; "published" is None for what no checksum was published of.
+  """Provenance of a raw file or folder, for `Prepared.source`.
+
+  "published": whether it has the published checksum, None where there is none.
 
   Of a folder, the hash is that of the names and hashes of the files that match `files`.
   """

@@ -115,7 +115,7 @@ def _write(path: Path, name: str, options: Mapping[str, Any], prepared: Prepared
 
 
 def _load(path: Path) -> Store:
-  """Verifies every byte, then maps it."""
+  """The store at `path`, memory-mapped. Raises UserError unless every byte matches its hash."""
 
   def damaged(what: str) -> UserError:
     return UserError(f"data store {path} is damaged: {what}; delete it and run again to rebuild it")
@@ -160,7 +160,7 @@ def _sha256(file: Path) -> str:
 
 @contextlib.contextmanager
 def _writable(data_dir: Path) -> Iterator[None]:
-  """Turns a folder that cannot be written, or a full disk, into one line."""
+  """Turns OSErrors of a folder that cannot be written, or of a full disk, into a UserError."""
   try:
     data_dir.mkdir(parents=True, exist_ok=True)
     yield

@@ -1,4 +1,4 @@
-"""The accuracy table: from records of runs to means over seeds, and what they were made of.
+"""The accuracy table: means and standard deviations over seeds, computed from records of runs.
 
 A row is a mechanism with its overrides, a column a task; presets have tables of their own. Text of
 it: table_text.py and table_formats.py.
@@ -43,7 +43,7 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A mechanism."""
+  """A row of the table: a mechanism with its overrides."""
 
   attention: str
   overrides: str  # "" or "key=value, ..."
@@ -57,7 +57,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Everything a table says."""
+  """The content of an accuracy table."""
 
   preset: str  # and what was changed of the data; several joined by " + " where they were mixed
   tasks: tuple[str, ...]
@@ -96,12 +96,12 @@ def setting(record: Mapping[str, Any]) -> str:
 
 
 def device(record: Mapping[str, Any]) -> str:
-  """What the run ran on."""
+  """The hardware of a run, in words."""
   return f"{record['environment']['devices']} x {record['environment']['device']}"
 
 
 def revisions(record: Mapping[str, Any]) -> tuple[str, ...]:
-  """Of the code, a session each where they differ."""
+  """Revisions of the code, one for each session where they differ."""
   sessions = record["environment"].get("sessions", [record["environment"]])
   named = [
     (s["revision"] or "unknown")[:7] + (" with changes" if s["modified"] else "") for s in sessions
@@ -123,7 +123,7 @@ def _mixed_key(record: Mapping[str, Any], presets: str) -> tuple[str, str]:
 
 
 def row_order(key: tuple[str, str]) -> tuple:
-  """Where a row of that key stands: plain mechanisms first."""
+  """Sort key of rows: mechanisms without overrides first."""
   return key[1] != "", _rank(key[0]), key
 
 

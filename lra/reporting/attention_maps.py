@@ -1,4 +1,4 @@
-"""What a trained model attends to: the dense attention matrices of one example, layer by layer.
+"""Attention maps: the dense attention matrices of a trained model for one example.
 
 Queries and keys are caught on their way through the unchanged model and given to the `weights` of
 its mechanism, with the options and the mask that the layer itself got.
@@ -23,7 +23,7 @@ PIXELS = 256  # of a matrix in a picture, at most
 
 
 class Call(NamedTuple):
-  """What one attention layer was given."""
+  """Inputs of one attention layer."""
 
   layer: SelfAttention
   q: Float[Array, "b n h d"]
@@ -32,7 +32,7 @@ class Call(NamedTuple):
 
 
 class Layer(NamedTuple):
-  """What a picture shows of a layer; weights are in multiples of uniform attention."""
+  """Attention maps of one layer; weights are in multiples of uniform attention."""
 
   index: int
   length: int  # real tokens, CLS included
@@ -67,7 +67,7 @@ def example(
 
 
 def calls(model: Any, params: Any, ids: Array, lengths: Array) -> tuple[list[Call], Array]:
-  """What every attention layer was given, first layer first, and the logits."""
+  """Inputs of every attention layer, first layer first, and the logits."""
   projected, found = {}, []
 
   def catch(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], context: Any) -> Any:

@@ -1,4 +1,4 @@
-"""All results as one HTML page that needs nothing else: no network, no scripts, no other files."""
+"""The HTML page of all results, self-contained: no network, no scripts, no other files."""
 
 import base64
 import json

@@ -73,7 +73,7 @@ def disagreements(
   metrics: Sequence[Mapping[str, Any]],
   typed: Mapping[str, Any],
 ) -> list[str]:
-  """What is not as it must be; `typed` is the config that the run's command gives now."""
+  """Contradictions between the files of a run, in words; `typed`: the config of its command now."""
   config, wrong = made["config"], []
   for key in ("task", "attention", "seed"):
     if made[key] != result[key]:
@@ -117,7 +117,7 @@ def thin(lines: Sequence[Any], points: int = POINTS) -> list[Any]:
 
 
 def text(made: Mapping[str, Any]) -> str:
-  """A record as it is written: a line for each key, so that two of them can be compared."""
+  """JSON text of a record, a line for each key, so that two records can be compared."""
   lines = [
     f" {json.dumps(key)}: {json.dumps(value, sort_keys=True)}" for key, value in made.items()
   ]

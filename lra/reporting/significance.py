@@ -1,4 +1,4 @@
-"""Differences between the rows of an accuracy table, and how sure they are."""
+"""Significance tests: differences between rows of an accuracy table, with corrected p-values."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,7 @@ from scipy import stats  # JAX needs it, too
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """Two mechanisms on one task."""
+  """The difference of two rows on one task."""
 
   first: int  # rows
   second: int

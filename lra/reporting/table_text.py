@@ -1,4 +1,4 @@
-"""How an accuracy table looks: its cells and notes, Markdown, and where it stands in the README."""
+"""An accuracy table as text: cells, notes, Markdown, and its place in the README."""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,7 +20,7 @@ NOTHING = "No finished run has been exported to `results/` yet."
 
 
 def name(key: str) -> str:
-  """A task or mechanism as people write it."""
+  """Display name of a task or mechanism."""
   return NAMES.get(key, key)
 
 
@@ -94,7 +94,7 @@ def _p(p: float) -> str:
 
 
 def notes(table: Table) -> list[str]:
-  """What the numbers mean and where they come from, a sentence each."""
+  """Notes below a table: the meaning and provenance of its numbers, a sentence each."""
   stuck = [
     f"{title(row)} on {name(task)}, {count} of {len(row.cells[task].by_seed)}"
     for row in table.rows

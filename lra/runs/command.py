@@ -1,4 +1,4 @@
-"""The command line of train.py: flags, default folders, and what was typed."""
+"""The command line of train.py: its flags, their parsing, default folders, overrides of the config."""
 
 import contextlib
 import hashlib
@@ -80,7 +80,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def _follow(values: flags.FlagValues, given: Mapping[str, Any]) -> None:
-  """Another mechanism than its file's has the options that its own file would set for it."""
+  """Gives another mechanism than the file's the options that its own file would set for it."""
   name, preset = recipe(values)
   config, task = values.config, name.rpartition("_")[0]
   if task not in RECIPES:  # a file of the user's
@@ -95,7 +95,7 @@ def _follow(values: flags.FlagValues, given: Mapping[str, Any]) -> None:
 
 
 def read(arguments: Sequence[str]) -> flags.FlagValues:
-  """The flags of `train.py <arguments>` as that command would read them, typed in the repository."""
+  """The flags of `train.py <arguments>`, as that command reads them in the repository."""
   values = define_flags(flags.FlagValues())
   before, sys.argv = sys.argv, ["train.py", *arguments]  # where config_flags looks for overrides
   try:
@@ -119,7 +119,7 @@ def recipe(values: flags.FlagValues) -> tuple[str, str]:
 
 
 def _cause(error: Exception) -> str:
-  """What absl and ml_collections mean, in one line."""
+  """The cause of an error of absl or ml_collections, in one line."""
   text = str(error)
   if near := re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text):
     return f"no config key {near[2]!r}; did you mean {near[1]!r}?"

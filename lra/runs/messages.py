@@ -34,7 +34,7 @@ def opening(
 def progress_line(
   step: int, steps: int, begin: int, values: Mapping[str, float], clock: Clock
 ) -> str:
-  """Where the run is, and what the last window came to; the session started from step `begin`."""
+  """The live line: step, means of the last window, time left; `begin`: the session's first step."""
   if not values:
     return f"step {step:,}/{steps:,}"
   left = (clock.total - clock.pauses["compilation"]) / (step - begin) * (steps - step)
@@ -46,7 +46,7 @@ def progress_line(
 
 
 def evaluation_line(step: int, measured: Mapping[str, float], best: Best) -> str:
-  """One evaluation."""
+  """The line of one evaluation."""
   return (
     f"step {step:,}  validation loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.4f}"
     + ("  (kept)" if int(best.step) == step else "")
@@ -54,7 +54,7 @@ def evaluation_line(step: int, measured: Mapping[str, float], best: Best) -> str
 
 
 def plateau_line(step: int, best: Best, again: bool) -> str:
-  """That nothing has been learned yet."""
+  """The line of a plateau; `again`: the run starts again from another seed."""
   return (
     f"plateau: after step {step:,} the best validation accuracy, {float(best.accuracy):.4f}, is no "
     "better than always answering the commonest label; "

@@ -29,7 +29,7 @@ class RunDirectory:
     self._check()
 
   def __enter__(self) -> "RunDirectory":
-    """Keeps other processes out. Raises UserError when one is in, or the folder cannot be written."""
+    """Locks the folder. Raises UserError when another process has it, or it cannot be written."""
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
       taken = self._lock.acquire()
@@ -70,7 +70,7 @@ class RunDirectory:
 
   @property
   def attempt(self) -> int:
-    """How often the run was started again from another seed."""
+    """Number of restarts from another seed so far."""
     return len(list(self.folder.glob("metrics.attempt*.jsonl")))
 
   def restart(self) -> None:
@@ -163,7 +163,7 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-  """Whole or not at all."""
+  """Writes a file atomically: the whole text or nothing."""
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text(text)
   temporary.replace(path)

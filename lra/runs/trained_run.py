@@ -17,7 +17,7 @@ from lra.training import checkpoint, setup, step
 
 
 class TrainedRun(NamedTuple):
-  """What a picture, or another run, needs of a run."""
+  """A run with its best parameters."""
 
   config: ConfigDict
   task: tasks.Task

@@ -1,4 +1,4 @@
-"""One cell as one job, on this machine or a Slurm cluster. Only this file knows submitit.
+"""Jobs: a cell of a sweep each, on this machine or a Slurm cluster. Only this file knows submitit.
 
 A job is one process of train.py, or with --cluster debug a call in this one. The process is
 stopped by a single SIGTERM, upon which it writes a checkpoint; it holds a lock, so that a job left
@@ -88,7 +88,7 @@ class Training(submitit.helpers.Checkpointable):
 
 
 class InProcess:
-  """train.py in this very process, where a debugger can follow it; returns what Training does.
+  """A job that calls train.py in this process, for a debugger; returns what Training does.
 
   Such a run is no result: its peak memory is that of all the runs before it, too.
   """
@@ -161,7 +161,7 @@ class Watch:
     return [j for j in jobs if j.paths.result_pickle.exists() or self._gone[j.job_id] > 1]
 
   def outcome(self, job: submitit.Job) -> tuple[int, bool]:
-    """What Training returned. Raises UserError if there is nothing."""
+    """The value that Training returned. Raises UserError if there is none."""
     if self._slurm and not job.paths.result_pickle.exists():
       raise UserError("the job has left the queue without a result: cancelled, or out of memory?")
     try:
@@ -218,7 +218,7 @@ def on_cpu() -> bool:
 
 
 def device_environment(slot: int, devices: Sequence[str], jobs: int) -> dict[str, str | None]:
-  """What gives job number `slot` of `jobs` its GPU; submitit's own setting hides them all."""
+  """Variables that give job `slot` of `jobs` its GPU; submitit's own setting hides them all."""
   if not devices:
     return {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
   environment = {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]}

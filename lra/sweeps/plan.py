@@ -1,4 +1,4 @@
-"""The cells of a sweep: which runs it has, what state each is in, how long the rest will take.
+"""The cells of a sweep: their command lines, folders, state, and the time that is left.
 
 A cell is one command line of train.py and the folder that command would choose by itself, so that
 runs typed by hand and runs of a sweep are the same runs.
@@ -36,12 +36,12 @@ class Cell:
 
   @property
   def command(self) -> str:
-    """What a person would type, in the repository."""
+    """The command line to type in the repository."""
     return shlex.join(["python", "train.py", *self.arguments])
 
   @property
   def log(self) -> Path:
-    """Where its output goes."""
+    """The file of its output."""
     return self.folder.parent / ".sweep" / f"{self.folder.name}.log"
 
 
@@ -109,13 +109,13 @@ def _recipe(task: str, attention: str, preset: str) -> tuple[str, ...]:
 
 
 def result(cell: Cell) -> dict[str, Any] | None:
-  """What a finished run of this very config found, else None."""
+  """result.json of the finished run of this very config, else None."""
   config, found = (_read(cell.folder / name) for name in ("config.json", "result.json"))
   return found if config and complete(config) == cell.config else None
 
 
 def fraction(cell: Cell) -> float:
-  """How much of the run is done, by its last log line."""
+  """Share of the steps that are done, by the last log line."""
   try:
     with open(cell.folder / "metrics.jsonl", "rb") as file:
       file.seek(max(0, file.seek(0, 2) - 4096))
@@ -141,7 +141,7 @@ def last_error(log: Path) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Running:
-  """How a run started by this sweep goes on."""
+  """Progress of a run that this sweep has started."""
 
   task: str
   seconds: float  # since it was started
@@ -155,7 +155,7 @@ def seconds_left(
   waiting: Sequence[str],
   jobs: int,
 ) -> float | None:
-  """Until all is done, by the seconds `known` of finished runs and the pace of running ones."""
+  """Estimate of the time left, from the seconds of finished runs and the pace of running ones."""
   known = {task: list(seconds) for task, seconds in known.items() if seconds}
   left = []
   for run in running:

@@ -1,4 +1,4 @@
-"""Runs the cells of a sweep, so many at a time, and shows how they do."""
+"""The scheduler of a sweep: starts its cells as jobs, some at a time, and shows their progress."""
 
 import collections
 import contextlib
@@ -21,7 +21,7 @@ from lra.sweeps.plan import Cell, Running
 
 
 class Outcome(NamedTuple):
-  """How a sweep ended."""
+  """Result of a sweep."""
 
   finished: dict[Cell, dict[str, Any]]  # the results
   failed: dict[Cell, str]  # the reasons
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
 
 
 class Sweep:
-  """Cells on their way."""
+  """A sweep in progress: its cells by state, and the jobs that run."""
 
   def __init__(
     self,
@@ -91,7 +91,7 @@ class Sweep:
     return Outcome(self.finished, self.failed, [*self.running, *self.waiting])
 
   def _submit(self, made: Any) -> bool:
-    """False if the cluster takes no more jobs for now."""
+    """Starts the next cell; False if the cluster takes no more jobs for now."""
     cell = self.waiting.popleft()
     taken = {slot for _, slot, _, _ in self.running.values()}
     slot = next(slot for slot in range(self.jobs) if slot not in taken)

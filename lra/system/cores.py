@@ -10,7 +10,7 @@ THREADS = ("NPROC", *(f"{name}_NUM_THREADS" for name in LIBRARIES))
 
 
 def available() -> list[int]:
-  """Those that this process may use; where the OS has no affinity, $NPROC of them or all."""
+  """Numbers of the cores this process may use; without affinity in the OS, $NPROC of them or all."""
   if hasattr(os, "sched_getaffinity"):
     return sorted(os.sched_getaffinity(0))
   given = os.environ.get("NPROC", "")
@@ -18,7 +18,7 @@ def available() -> list[int]:
 
 
 def share(slot: int, jobs: int, cores: Sequence[int]) -> list[int]:
-  """Those of job number `slot` of `jobs`: as many for each, or one in turn if there are too few.
+  """Cores of job number `slot` of `jobs`: as many for each, or one in turn if there are too few.
 
   What is left over stays idle, so that the speeds of runs can be compared.
   """
@@ -28,7 +28,7 @@ def share(slot: int, jobs: int, cores: Sequence[int]) -> list[int]:
 
 
 def environment(cores: Sequence[int]) -> dict[str, str]:
-  """One thread a core."""
+  """Environment variables that limit the threads of libraries to one a core."""
   return dict.fromkeys(THREADS, str(len(cores))) if cores else {}
 
 
@@ -47,7 +47,7 @@ def only(cores: Sequence[int]) -> Iterator[None]:
 
 
 def plan(jobs: int, cores: Sequence[int]) -> str:
-  """What `share` comes to, in words."""
+  """The distribution of cores by `share`, in words."""
   each = len(share(0, jobs, cores))
   count = "one core" if each == 1 else f"{each} cores"
   if jobs == 1:

@@ -1,4 +1,4 @@
-"""What JAX found to run on: mesh, shardings, activation dtype, compiler options."""
+"""Devices as JAX sees them: mesh, shardings, activation dtype, compiler options."""
 
 import functools
 from collections.abc import Callable
@@ -66,7 +66,7 @@ OPTIONS = {
 
 @functools.cache
 def _compiler_options() -> dict[str, Any] | None:
-  """Those of this backend, as far as its jaxlib has them."""
+  """Compiler options of this backend, as far as its jaxlib has them."""
   options = OPTIONS.get(jax.default_backend())
   try:
     jax.jit(lambda: 0, compiler_options=options)()

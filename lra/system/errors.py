@@ -1,5 +1,5 @@
-"""The one exception whose text is written for the person at the keyboard."""
+"""`UserError`, the exception for everything that the user can mend."""
 
 
 class UserError(Exception):
-  """Something the user can mend. The message is one line: the cause, then the fix."""
+  """An obstacle that the user can mend; the message is one line: the cause, then the fix."""

@@ -1,4 +1,4 @@
-"""How a process of ours ends: on request, and with an exit code and one line for what went wrong."""
+"""The end of a process: requests to stop, exit codes, and errors as one line."""
 
 import signal
 import sys
@@ -10,7 +10,7 @@ from lra.system.errors import UserError
 
 
 class StopRequest:
-  """Why a run should stop before its end: a time limit, Ctrl-C or a scheduler's signal."""
+  """A request to stop a run before its end: a time limit, Ctrl-C or a scheduler's signal."""
 
   def __init__(self, max_seconds: float | None = None) -> None:
     self._deadline = time.monotonic() + (float("inf") if max_seconds is None else max_seconds)
@@ -34,14 +34,14 @@ class StopRequest:
 
   @property
   def reason(self) -> str | None:
-    """None while the run may go on."""
+    """The reason to stop, None while the run may go on."""
     if self._signal:
       return signal.Signals(self._signal).name
     return "--max_seconds is over" if time.monotonic() > self._deadline else None
 
   @property
   def exit_code(self) -> int:
-    """What the process should end with: 0, or 128 + signal as shells have it."""
+    """Exit code of the process: 0, or 128 + signal as shells have it."""
     return 128 + self._signal if self._signal else 0
 
 

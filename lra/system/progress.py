@@ -1,4 +1,4 @@
-"""What the user sees while a run goes on: one live line on a terminal, plain lines elsewhere."""
+"""Progress lines on the terminal, and the clock of a run."""
 
 import collections
 import contextlib
@@ -21,7 +21,7 @@ class Progress:
     self._last = float("-inf")
 
   def live(self, text: str) -> None:
-    """What is going on now; a text that ends with a newline is a plain line."""
+    """Shows the present state; a text that ends with a newline is a plain line."""
     if text.endswith("\n"):
       self.line(text.rstrip("\n"))
     elif self._live:
@@ -33,7 +33,7 @@ class Progress:
       print(text, file=self._stream, flush=True)
 
   def line(self, text: str) -> None:
-    """What has happened."""
+    """Prints a line that stays."""
     if self._shown:
       self._stream.write("\r" + " " * self._shown + "\r")
       self._shown = 0
@@ -64,7 +64,7 @@ def duration(seconds: float) -> str:
 
 
 class Clock:
-  """Wall time of a session, and how much of it was not training.
+  """Clock of a session: wall time, and the pauses in it that are not training.
 
   `before` is the time of the same run's earlier sessions and attempts, for whoever knows it to set.
   """

@@ -9,7 +9,7 @@ from lra.training.step import Metrics, make_eval
 
 
 class Evaluator:
-  """One split, its plan, and one compiled function a bucket."""
+  """Evaluates one split: its plan of batches, and a compiled function for each bucket."""
 
   def __init__(self, model: Any, split: Split, buckets: tuple[int, ...], batch_size: int) -> None:
     self._plan = evaluation_plan(split.lengths, buckets, batch_size)

@@ -19,7 +19,7 @@ from models import heads
 
 
 class Parts(NamedTuple):
-  """What is the same for every seed, and needs no data."""
+  """The parts of a run that depend on its config alone, not on seed or data."""
 
   task: tasks.Task
   task_options: dict[str, Any]

@@ -26,7 +26,7 @@ class Metrics(metrics.Collection):
 
 @flax.struct.dataclass
 class Window:
-  """What has happened since the last log line."""
+  """Running sums since the last log line."""
 
   metrics: Metrics
   real_tokens: jax.Array  # float32: tokens of real examples ...
@@ -41,7 +41,7 @@ class Window:
 
 @flax.struct.dataclass
 class State:
-  """Everything that a run carries from step to step."""
+  """Training state: all that changes from step to step."""
 
   step: jax.Array  # int32: updates made
   params: Any
@@ -56,7 +56,7 @@ def init(
   streams: int,
   sharding: jax.sharding.Sharding,
 ) -> State:
-  """Fresh state, born with `sharding`."""
+  """The initial state, created with `sharding`."""
 
   def fresh(key: jax.Array) -> State:
     ids = jnp.zeros((1, streams, model.encoder.max_length), jnp.int32)
@@ -67,7 +67,7 @@ def init(
 
 
 def report(window: Window, learning_rate: jax.Array, seconds: float) -> dict[str, float]:
-  """What a window comes to, by the names of metrics.jsonl; `seconds` of training it took."""
+  """Means over a window by their names in metrics.jsonl; `seconds` of training it took."""
   window = jax.device_get(window)
   means = {f"train/{name}": float(value) for name, value in window.metrics.compute().items()}
   examples = float(window.metrics.loss.count)

@@ -12,7 +12,7 @@ _IDS = {token: i for i, token in enumerate(VOCABULARY, start=1)}
 
 
 class Limits(NamedTuple):
-  """What a tree may be; both lengths are exclusive, and the root is at depth 1."""
+  """Limits of an expression tree; both lengths are exclusive, and the root is at depth 1."""
 
   min_length: int
   max_length: int

@@ -39,7 +39,7 @@ _COLLISION = 459  # a dash collides where its mask and the occupancy add up to 1
 
 
 class Scenes(NamedTuple):
-  """n images and how they came about; positions are (row, col)."""
+  """n images, their labels, and statistics of their drawing; positions are (row, col)."""
 
   images: np.ndarray  # uint8 [n, side, side]
   labels: np.ndarray  # uint8 [n]

@@ -1,4 +1,4 @@
-"""What the positions of the two markers alone tell of the label: Pathfinder's trivial baseline."""
+"""The trivial baseline of Pathfinder: the label predicted from the positions of the two markers."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The contract between a raw source and the store: what a task is and what it prepares. No JAX."""
+"""`Task`, `Examples` and `Prepared`: the interface that every task implements. No JAX."""
 
 import dataclasses
 import hashlib
@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What the model, the store and the report need to know of a task.
+  """Properties of a task, and the functions that prepare its data and score its baselines.
 
   prepare(*, raw_dir, cache_dir, report, **options) -> Prepared. `raw_dir` is the user's folder of
   raw files or None; `cache_dir` is where downloads are kept; `report(text)` shows progress, and

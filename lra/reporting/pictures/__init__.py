@@ -1,4 +1,4 @@
-"""Pictures of records, by file name."""
+"""Pictures of runs, drawn with matplotlib from their records."""
 
 from matplotlib.figure import Figure
 

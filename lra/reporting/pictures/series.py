@@ -1,4 +1,4 @@
-"""What the pictures show, as numbers: speed against accuracy, curves over seeds, power laws."""
+"""The numbers shown in pictures: accuracy against speed, curves over seeds, power laws."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ SPLITS = ("train", "validation")
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """A mechanism in the chart of accuracy against speed."""
+  """One bubble of the chart of accuracy against speed."""
 
   attention: str
   overrides: str

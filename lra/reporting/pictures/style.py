@@ -1,4 +1,4 @@
-"""Style of all pictures, and their PNG and SVG files. Only lra/reporting/pictures knows matplotlib.
+"""Style of all pictures, and their PNG and SVG files. Only this folder knows matplotlib.
 
 Colours are those of Okabe and Ito, told apart by all readers; markers and line styles say the same again.
 """
@@ -72,7 +72,7 @@ def looks(keys: Iterable[Key]) -> dict[Key, Look]:
 
 
 def title(key: Key) -> str:
-  """A mechanism as a legend has it."""
+  """The name of a row in a legend."""
   return table_text.name(key[0]) + (f" ({key[1]})" if key[1] else "")
 
 
