@@ -11,6 +11,14 @@ import jax
 import pytest
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """-n: the tests of a file share what they compile and train, so one worker runs them."""
+  from xdist.scheduler import LoadFileScheduling
+
+  return LoadFileScheduling(config, log)
+
+
 @pytest.fixture
 def x64():
   """float64 in JAX for the length of a test."""

@@ -68,8 +68,15 @@ class After(Never):
 @pytest.fixture(scope="module")
 def space(tmp_path_factory):
   """A folder for data and a compilation cache, the latter in use by this process, too."""
-  folder = tmp_path_factory.getbasetemp() / "tiny"  # the same for every module
-  folder.mkdir(exist_ok=True)
+  base = tmp_path_factory.getbasetemp()
+  folder = base / "tiny"  # the same for every module
+  if not folder.exists():
+    folder.mkdir()
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    for name in ("data", "cache"):  # of all workers
+      (common / "tiny" / name).mkdir(parents=True, exist_ok=True)
+      if common != base:
+        (folder / name).symlink_to(common / "tiny" / name)
   before = {name: getattr(jax.config, name) for name in (*CACHE, "jax_compilation_cache_dir")}
   for name, value in (CACHE | {"jax_compilation_cache_dir": str(folder / "cache")}).items():
     jax.config.update(name, value)
