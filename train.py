@@ -8,6 +8,7 @@ The same command resumes an interrupted run, bit for bit, and shows the result o
 """
 
 import collections
+import os
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict
 from lra.data import batches
 from lra.runs import command, environment, messages, run_result
 from lra.runs.run_directory import RunDirectory
-from lra.system import devices, process
+from lra.system import devices, hosts, process
 from lra.system.errors import UserError
 from lra.system.progress import Clock, Progress
 from lra.training import checkpoint, setup, step
@@ -40,7 +41,7 @@ def train(
 ) -> dict | None:
   """Runs or resumes `config` in `workdir`; the result, or None if `stop` came first."""
   devices.cache_programs(data_dir / "programs")
-  clock, progress = Clock(), Progress()
+  clock, progress = Clock(), Progress(None if hosts.first() else open(os.devnull, "w"))
 
   # Set-up. Mistakes in the config show before anything is written.
   parts = setup.build(config)
@@ -51,6 +52,7 @@ def train(
 
   with run:
     data = setup.open_data(config, parts, data_dir, raw_dir, progress.live)
+    hosts.check_same(data.store.digest, "data")
 
     # The loop: again from another seed while nothing is learned and restarts are left.
     while True:
@@ -76,7 +78,7 @@ def loop(session: "Session", stop: process.StopRequest) -> str:
   """
   train = session.config.train
   stop.listen()
-  while session.t < train.steps and stop.reason is None:
+  while session.t < train.steps and not session.is_to_stop(stop):
     session.advance()
     if session.is_due(train.log_every):
       session.log()
@@ -86,11 +88,11 @@ def loop(session: "Session", stop: process.StopRequest) -> str:
       if session.is_to_restart():
         session.discard()
         return PLATEAU
-    if evaluated or session.seconds_unsaved > train.checkpoint_seconds:
+    if evaluated or session.is_to_save:
       session.save()
   if session.t < train.steps:
     session.save()
-    session.close(stop.reason)
+    session.close(stop.reason or "another process is to stop")
     return STOPPED
   return DONE
 
@@ -130,6 +132,7 @@ class Session:
       clock=clock,
     )
     self.validate = Evaluator(model, splits["validation"], buckets, train.eval_batch_size)
+    self.agree, self.is_to_save = hosts.Agreement(parts.mesh), False
     self.new_window = jax.jit(step.Window.empty, out_shardings=everywhere)
 
     # What changes from step to step: all of it is in a checkpoint.
@@ -153,9 +156,11 @@ class Session:
     """Whether this step is one of every so many, or the last."""
     return self.t % every == 0 or self.t == self.config.train.steps
 
-  @property
-  def seconds_unsaved(self) -> float:
-    return self.clock.total - self.saved_at
+  def is_to_stop(self, stop: process.StopRequest) -> bool:
+    """Whether any process is asked to; sets `is_to_save`, too, which all have to do at one step."""
+    late = self.clock.total - self.saved_at > self.config.train.checkpoint_seconds
+    stopping, self.is_to_save = self.agree(stop.reason is not None, late)
+    return stopping
 
   def advance(self) -> None:
     """Some steps in one dispatch, not beyond the next log line or evaluation."""
@@ -208,6 +213,7 @@ class Session:
     """Leaves nothing of this attempt but its metrics."""
     self.checkpoints.clear()
     self.run.restart()
+    hosts.wait("restart")
 
   def save(self) -> None:
     """A checkpoint of this step."""
@@ -215,10 +221,12 @@ class Session:
       self.check_finite()
       self.checkpoints.save(self.t, self._saved())
     self.saved_at = self.clock.total
+    self.agree.forget()
 
   def _saved(self) -> dict:
     seconds = jnp.float32(self.clock.run)
-    return {"state": self.state, "best": self.best, "seconds": seconds}
+    tree = {"state": self.state, "best": self.best, "seconds": seconds}
+    return devices.shared(tree, self.parts.mesh)
 
   def check_finite(self) -> None:
     """Raises UserError if a loss since the last log line was not."""
@@ -260,6 +268,7 @@ def test(session: Session) -> dict:
 def main(values: flags.FlagValues = FLAGS) -> int:
   """Parses the command line into `values` and trains; the exit code."""
   command.parse(values, sys.argv)
+  hosts.join()
   workdir = Path(values.workdir) if values.workdir else command.default_workdir(values)
   stop = process.StopRequest(values.max_seconds)
   try:

@@ -9,7 +9,7 @@ consecutive batches share a bucket, so that one dispatch can advance several ste
 import functools
 import itertools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,9 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped, UInt16
 
-from lra.data.tasks import Examples
 from lra.system import devices
 from lra.system.errors import UserError
+from lra.data.tasks import Examples
 
 
 class Batch(NamedTuple):
@@ -177,25 +177,29 @@ class Split:
       starts = examples.offsets[:-1].astype(np.int32)[examples.documents]
       sizes = np.diff(examples.offsets).astype(np.int32)[examples.documents]
       labels = examples.labels.astype(np.int32)
-      self._resident = jax.device_put((contents, starts, sizes, labels), everywhere)
+      self._resident = devices.put((contents, starts, sizes, labels), everywhere)
 
   def arrays(self, dispatch: Dispatch, run: int) -> tuple[Array, ...]:
     """Device arrays for up to `run` batches; their shapes depend on `run` and the bucket alone."""
     index = np.full((run, dispatch.examples.shape[1]), -1, np.int32)
     index[: len(dispatch.examples)] = dispatch.examples
     if self.on_device:
-      return (*self._resident, jax.device_put(index, devices.along(self._mesh, 1)))
+      return (*self._resident, devices.put(index, devices.along(self._mesh, 1)))
+    return devices.built(lambda index: self._gathered(index, dispatch.length), index, self._mesh)
+
+  def _gathered(self, index: Int[np.ndarray, "k b"], length: int) -> tuple[Any, ...]:
+    """Contents [k b s n], sizes [k b s], labels [k b] of examples in host memory, and `index`."""
     examples, safe = self._examples, np.maximum(index, 0)
     starts = examples.offsets[examples.documents[safe]]  # [k b s]
     sizes = examples.offsets[examples.documents[safe] + 1] - starts
     # Example 0 stands for padding, and may be longer than this bucket.
-    sizes = np.minimum(sizes, dispatch.length).astype(np.int32)
-    contents = [np.zeros((*starts.shape, dispatch.length), x.dtype) for x in self._contents]
+    sizes = np.minimum(sizes, length).astype(np.int32)
+    contents = [np.zeros((*starts.shape, length), x.dtype) for x in self._contents]
     for at in np.ndindex(starts.shape):
       for cut, x in zip(contents, self._contents):
         cut[at][: sizes[at]] = x[starts[at] : starts[at] + sizes[at]]
     labels = examples.labels[safe].astype(np.int32)
-    return jax.device_put((contents, sizes, labels, index), devices.along(self._mesh, 1))
+    return contents, sizes, labels, index
 
   def batch(self, arrays: tuple[Array, ...], i: Int[Array, ""], length: int) -> Batch:
     """Batch i of `arrays`, padded to `length`; inside jit."""

@@ -17,7 +17,7 @@ from lra.system import cores
 def describe() -> dict[str, Any]:
   """The content of environment.json: versions, devices, revision of the code, command line."""
   packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "numba")
-  device, count = jax.devices()[0], len(cores.available())
+  device, count = jax.local_devices()[0], len(cores.available())
   of_cpu = f"{count} CPU core{'s' if count > 1 else ''}"
   return {
     "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -39,7 +39,7 @@ def peak_memory_gigabytes(metrics: Sequence[Mapping[str, float]] = ()) -> float:
 
 
 def _peak_memory() -> int:
-  stats = jax.devices()[0].memory_stats()
+  stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
     return stats["peak_bytes_in_use"]
   import resource

@@ -16,21 +16,26 @@ from tensorboardX import SummaryWriter
 
 from configs.lra.base import complete
 from lra.runs import environment
-from lra.system import locks
+from lra.system import hosts, locks
 from lra.system.errors import UserError
 
 
 class RunDirectory:
-  """The directory of one run. Raises UserError when it belongs to another config."""
+  """The directory of one run. Raises UserError when it belongs to another config.
+
+  Of several processes the first one writes; the others see the same directory.
+  """
 
   def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
     self.folder, self._config = folder, config
-    self._events: SummaryWriter | None = None
-    self._lock = locks.FileLock(folder / ".lock")
+    self._events, self._lock = None, locks.FileLock(folder / ".lock")
+    self._writes = hosts.first()
     self._check()
 
   def __enter__(self) -> "RunDirectory":
     """Locks the folder. Raises UserError when another process has it, or it cannot be written."""
+    if not self._writes:
+      return self
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
       taken = self._lock.acquire()
@@ -45,6 +50,8 @@ class RunDirectory:
     return self
 
   def __exit__(self, *_: Any) -> None:
+    if not self._writes:
+      return
     self.close()
     self._lock.release()
     with contextlib.suppress(OSError):  # there is something in it
@@ -76,6 +83,8 @@ class RunDirectory:
 
   def restart(self) -> None:
     """Puts the metrics of this attempt aside; the checkpoints must be gone already."""
+    if not self._writes:
+      return
     self.close()
     (self.folder / "metrics.jsonl").rename(self.folder / f"metrics.attempt{self.attempt}.jsonl")
 
@@ -84,6 +93,8 @@ class RunDirectory:
 
     Raises UserError if the steps before were trained on other data; `data` is its digest.
     """
+    if not self._writes:
+      return
     self._check()  # now that nobody else is here
     if not _trained(self.folder):
       _write(self.folder / "config.json", self._config)
@@ -109,6 +120,8 @@ class RunDirectory:
 
   def log(self, step: int, values: Mapping[str, float]) -> None:
     """One line of metrics.jsonl, and the same to TensorBoard."""
+    if not self._writes:
+      return
     with open(self.folder / "metrics.jsonl", "a") as file:
       print(json.dumps({"step": step, **values}), file=file)
     for name, value in values.items():
@@ -121,6 +134,8 @@ class RunDirectory:
 
   def finish(self, result: Mapping[str, Any]) -> None:
     """Writes result.json, which marks the run as finished, and closes the logs."""
+    if not self._writes:
+      return
     self.close()
     _write(self.folder / "result.json", result)
 

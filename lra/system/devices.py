@@ -7,18 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lra.system.errors import UserError
 
 
 def data_mesh() -> Mesh:
-  """All devices on one axis, "data". Raises UserError for several processes."""
-  if jax.process_count() > 1:
-    raise UserError(
-      f"a run is one process, here are {jax.process_count()}: start it on one host, with as many of "
-      "its devices as you like"
-    )
+  """All devices of all processes on one axis, "data"."""
   # Auto: with the default Explicit axes every gather and einsum would have to name its sharding.
   return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
@@ -31,6 +27,43 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def along(mesh: Mesh, axis: int) -> NamedSharding:
   """Array axis `axis` split over the devices."""
   return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+  """Arrays that every process has whole, where `sharding` wants them."""
+  if sharding.is_fully_addressable:
+    return jax.device_put(tree, sharding)
+  whole = jax.tree.map(np.asarray, tree)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), whole
+  )
+
+
+def shared(tree: Any, mesh: Mesh) -> Any:
+  """`tree` with what is on this process's devices alone on those of all, for a checkpoint of all."""
+  if jax.process_count() == 1:
+    return tree
+  everywhere = replicated(mesh)
+  return jax.tree.map(lambda x: put(x, everywhere) if x.is_fully_addressable else x, tree)
+
+
+def built(build: Callable[[np.ndarray], Any], index: np.ndarray, mesh: Mesh) -> Any:
+  """`build(index)`, arrays split along axis 1 over the devices.
+
+  A process builds what its own devices hold, one by one; build(index)[:, a:b] is
+  build(index[:, a:b]).
+  """
+  sharding = along(mesh, 1)
+  if sharding.is_fully_addressable:
+    return jax.device_put(build(index), sharding)
+  own = sharding.addressable_devices_indices_map(index.shape)
+  parts = [jax.device_put(build(index[where]), device) for device, where in own.items()]
+
+  def joined(*arrays: jax.Array) -> jax.Array:
+    shape = (arrays[0].shape[0], index.shape[1], *arrays[0].shape[2:])
+    return jax.make_array_from_single_device_arrays(shape, sharding, list(arrays))
+
+  return jax.tree.map(joined, *parts)
 
 
 def activation_dtype(name: str) -> jnp.dtype:
@@ -51,12 +84,12 @@ def cache_programs(folder: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Any:
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
   """`jax.jit` with the compiler options of this backend."""
   return jax.jit(function, compiler_options=_compiler_options(), **options)
 
 
-OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS = {
   # No YNNPACK fusions: a training step takes 0.8 of the time without them (jax 0.10).
   "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
   # cuDNN attention, and what scatters are left, add in a fixed order.

@@ -3,9 +3,11 @@
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from types import FrameType
 
+from lra.system import hosts
 from lra.system.errors import UserError
 
 
@@ -54,6 +56,16 @@ def run_main(main: Callable[[], int]) -> None:
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(130)
-  except OSError as error:
-    print(f"error: {error}; free some space or mend the path, then run it again", file=sys.stderr)
+  except Exception as error:
+    if hosts.lost(error):
+      print(
+        "error: another process of this run has ended; the same command continues from the newest "
+        "checkpoint",
+        file=sys.stderr,
+      )
+    elif not isinstance(error, OSError):
+      traceback.print_exc()
+    else:
+      print(f"error: {error}; free some space or mend the path, then run it again", file=sys.stderr)
+  hosts.leave()
   sys.exit(1)

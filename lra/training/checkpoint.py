@@ -10,6 +10,7 @@ import jax
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
+from lra.system import hosts
 from lra.system.errors import UserError
 
 
@@ -67,6 +68,9 @@ class Checkpoints:
   def clear(self) -> None:
     """Deletes all checkpoints."""
     self.close()
+    hosts.wait("clear checkpoints")
+    if not hosts.first():
+      return
     gone = self._folder.with_name("checkpoints.deleted")
     shutil.rmtree(gone, ignore_errors=True)  # of a process that was killed here
     self._folder.rename(gone)

@@ -7,12 +7,13 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import metrics
 from jax import lax
 
-from lra.data.batches import Batch, Dispatch, Split
 from lra.system import devices
+from lra.data.batches import Batch, Dispatch, Split
 from lra.system.progress import Clock
 
 
@@ -125,7 +126,7 @@ class Trainer:
     The number of batches is traced, so one compilation serves a dispatch cut short. Consumes state.
     """
     arrays = self._split.arrays(dispatch, self._run)
-    count = jax.device_put(jnp.int32(len(dispatch.examples)), self._sharding)
+    count = devices.put(np.int32(len(dispatch.examples)), self._sharding)
     if dispatch.length not in self._compiled:
       jax.block_until_ready(state)
       with self._clock.pause("compilation"):

@@ -6,17 +6,18 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
+import drawn
 import numpy as np
 import pytest
-from PIL import Image
-
-import drawn
-import scripts.plot
 import tiny
 from handmade import ENVIRONMENT
+from PIL import Image
+
+import scripts.plot
 from lra.reporting import accuracy_table, pictures, run_record
-from lra.reporting.pictures import bubbles, curves, series, style
+from lra.reporting.pictures import series
 from lra.system.errors import UserError
+from lra.reporting.pictures import bubbles, curves, style
 
 
 def opens(files):

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 import tiny
+
 from lra.system import devices
 from lra.system.errors import UserError
 
@@ -31,10 +31,24 @@ def test_eight_devices_train_as_one_does(space, tmp_path, request):
   assert many["validation"] == pytest.approx(one["validation"])
 
 
-def test_several_processes_are_refused(monkeypatch):
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  with pytest.raises(UserError, match="a run is one process, here are 2"):
-    devices.data_mesh()
+def test_each_process_builds_what_its_devices_hold(monkeypatch):
+  """As in several processes, where no sharding is fully addressable."""
+  mesh, asked = devices.data_mesh(), []
+  index = np.arange(32, dtype=np.int32).reshape(2, 16)
+
+  def build(index):
+    asked.append(index.shape[1])
+    return index * 2, np.stack([index, -index], -1)
+
+  whole = devices.built(build, index, mesh)
+  monkeypatch.setattr(jax.sharding.NamedSharding, "is_fully_addressable", False)
+  parts = devices.built(build, index, mesh)
+  put = devices.put((index, np.int32(3)), devices.replicated(mesh))
+  monkeypatch.undo()
+  assert asked == [16, *[16 // mesh.size] * mesh.size]
+  for a, b in zip((*whole, index, np.int32(3)), (*parts, *put), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert [x.sharding for x in whole] == [x.sharding for x in parts]
 
 
 @pytest.mark.parametrize("backend", devices.OPTIONS)

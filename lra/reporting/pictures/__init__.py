@@ -2,7 +2,8 @@
 
 from matplotlib.figure import Figure
 
-from lra.reporting.pictures import bubbles, curves, series
+from lra.reporting.pictures import series
+from lra.reporting.pictures import bubbles, curves
 
 
 def of_records(records: series.Records) -> dict[str, Figure]:
