@@ -130,6 +130,7 @@ class Session:
       run=train.steps_per_dispatch,
       sharding=everywhere,
       clock=clock,
+      accumulate=train.accumulate,
     )
     self.validate = Evaluator(model, splits["validation"], buckets, train.eval_batch_size)
     self.agree, self.is_to_save = hosts.Agreement(parts.mesh), False

@@ -91,6 +91,7 @@ def base(task: str, attention: str) -> ConfigDict:
       "train": {
         "steps": 5000,
         "batch_size": 32,  # over all devices
+        "accumulate": 0,  # parts a batch is worked through in, gradients added up; 0: as is fastest
         "eval_batch_size": 64,  # over all devices; changes speed and memory, never a result
         "eval_every": 500,  # steps between evaluations on validation
         "select": "best",  # what is tested: the best on validation, or the last as published

@@ -39,6 +39,7 @@ RANGES = {
   "optim.clip_norm": "[0, 1e9]",
   "train.steps": _COUNT,
   "train.batch_size": "[1, 1_000_000]",
+  "train.accumulate": "[0, 1_000_000]",
   "train.eval_batch_size": "[1, 1_000_000]",
   "train.eval_every": _COUNT,
   "train.log_every": _COUNT,

@@ -124,3 +124,8 @@ def check_devices(config: ConfigDict, count: int) -> None:
       raise UserError(
         f"config.train.{key} {config.train[key]} is not a multiple of the {count} devices"
       )
+  if config.train.batch_size // count % max(1, config.train.accumulate):
+    raise UserError(
+      f"config.train.accumulate {config.train.accumulate} does not divide the "
+      f"{config.train.batch_size // count} examples of a device"
+    )

@@ -39,12 +39,12 @@ def model(dropout=0.0):
   return heads.build(config, **sizes, dtype=jnp.dtype("float32"))
 
 
-def split(count=40):
+def split(count=40, mesh=None):
   """The first `count` of 40 examples."""
   rng = np.random.default_rng(0)
   documents = [rng.integers(1, 12, n, np.uint8) for n in rng.integers(3, LENGTH + 1, 40)]
   examples = pack(documents[:count], rng.integers(0, 4, 40)[:count])
-  return batches.Split(examples, 0, LENGTH, devices.data_mesh(), on_device=True)
+  return batches.Split(examples, 0, LENGTH, mesh or devices.data_mesh(), on_device=True)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,58 @@ def test_steps_of_a_dispatch_equal_dispatches_of_a_step(made):
   assert same(whole, advance(made, [1] * 6, dropout=0.5))
   assert same(whole, advance(made, [2, 3, 1], dropout=0.5))
   assert not same(whole.params, advance(made, [5], dropout=0.5).params)
+
+
+@pytest.mark.parametrize("devices_count", [1, 2])
+def test_accumulated_parts_equal_the_whole_batch(devices_count):
+  """Gradients after one step of SGD and means of a batch of 8."""
+  mesh = jax.make_mesh(
+    (devices_count,),
+    ("data",),
+    (jax.sharding.AxisType.Auto,),
+    devices=jax.devices()[:devices_count],
+  )
+  everywhere = devices.replicated(mesh)
+
+  def after_a_step(accumulate):
+    start = step.init(model(), optax.sgd(1.0), jax.random.key(0), 1, everywhere)
+    trainer = step.Trainer(
+      model(),
+      optax.sgd(1.0),
+      split(mesh=mesh),
+      key=jax.random.key(0),
+      run=6,
+      sharding=everywhere,
+      clock=Clock(),
+      accumulate=accumulate,
+    )
+    return trainer(start, Dispatch(LENGTH, BATCHES[:1]))[0]
+
+  whole = after_a_step(1)
+  for accumulate in (2, 4):
+    parts = after_a_step(accumulate)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    a, b = (state.window.metrics.compute() for state in (whole, parts))
+    assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-6)
+    assert float(a["accuracy"]) == float(b["accuracy"])
+    assert float(whole.window.real_tokens) == float(parts.window.real_tokens)
+
+
+@pytest.mark.parametrize(
+  "b, s, n, count, parts",
+  [
+    (32, 1, 1024, 1, 32),
+    (32, 1, 512, 1, 16),
+    (32, 1, 300, 1, 16),
+    (32, 2, 4000, 1, 32),
+    (32, 1, 16, 1, 1),
+    (24, 1, 200, 1, 6),
+    (32, 1, 1024, 4, 8),
+  ],
+)
+def test_parts_of_a_batch_fit_a_cache(b, s, n, count, parts):
+  assert step.cache_parts(b, s, n, count) == parts
 
 
 def test_dropout_differs_by_step_and_by_seed(made):
