@@ -1,0 +1,1 @@
+"""Attention mechanisms, the encoder and its heads: pure functions and Flax modules, no task, no file."""

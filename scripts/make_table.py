@@ -16,8 +16,8 @@ sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
 from lra.reporting import accuracy_table, run_record, table_formats, table_text
-from lra.system.process import run_main
 from lra.system.errors import UserError
+from lra.system.process import run_main
 
 
 def main() -> int:

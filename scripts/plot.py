@@ -16,10 +16,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lra.reporting import pictures, run_record
-from lra.reporting.pictures import series
-from lra.system.process import run_main
+from lra.reporting.pictures import curves, series, style
 from lra.system.errors import UserError
-from lra.reporting.pictures import curves, style
+from lra.system.process import run_main
 
 
 def main() -> int:

@@ -15,13 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra.reporting import attention_maps, table_text
-from lra.runs import command, trained_run
-from lra.system.process import run_main
-from lra.system.errors import UserError
-from lra.reporting.pictures import attention, style
-from lra.system.progress import Progress
 from lra.data.tasks import SPLITS
+from lra.reporting import attention_maps, table_text
+from lra.reporting.pictures import attention, style
+from lra.runs import command, trained_run
+from lra.system.errors import UserError
+from lra.system.process import run_main
+from lra.system.progress import Progress
 
 
 def main() -> int:
@@ -58,7 +58,8 @@ def main() -> int:
   length = int(lengths[0, args.document]) + config.model.cls
   layers = [attention_maps.layer(calls[i], i, args.document, length) for i in chosen]
   about = (
-    f"{table_text.name(config.model.attention)} on {table_text.name(config.task.name)}, {args.split} example "
+    f"{table_text.name(config.model.attention)} on {table_text.name(config.task.name)}, "
+    f"{args.split} example "
     f"{args.example}: {length:,} positions, label {label}, predicted {int(logits.argmax())} "
     f"(parameters of step {int(trained.best.step):,})"
   )

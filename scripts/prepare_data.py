@@ -21,11 +21,11 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lra.data import store, tasks
+from lra.data.tasks import pathfinder
 from lra.runs import command
 from lra.system import process
 from lra.system.errors import UserError
 from lra.system.progress import Progress, duration
-from lra.data.tasks import pathfinder
 
 DEFAULT = ("listops", "text", "retrieval", "image", "pathfinder")
 IMAGES = ("image", "pathfinder", "pathx")

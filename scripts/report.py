@@ -16,10 +16,9 @@ sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
 from lra.reporting import accuracy_table, html_page, pictures, run_record
-from lra.reporting.pictures import series
-from lra.system.process import run_main
+from lra.reporting.pictures import curves, series, style
 from lra.system.errors import UserError
-from lra.reporting.pictures import curves, style
+from lra.system.process import run_main
 
 
 def main() -> int:

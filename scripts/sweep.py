@@ -1,9 +1,9 @@
-"""Runs tasks x attentions x seeds, each as the train.py command that a person would type.
+r"""Runs tasks x attentions x seeds, each as the train.py command that a person would type.
 
     scripts/run scripts/sweep.py                         five tasks, three mechanisms, seeds 0 1 2
     scripts/run scripts/sweep.py --preset quick --seeds 0
     scripts/run scripts/sweep.py --tasks text image --attentions cosformer --config.train.steps=100
-    scripts/run scripts/sweep.py --attentions cosformer --grid \\
+    scripts/run scripts/sweep.py --attentions cosformer --grid \
       model.attention_options.feature_map=relu,leaky_relu,identity
     scripts/run scripts/sweep.py --cluster slurm --partition gpu --gpus 1 --time 600
     scripts/run scripts/sweep.py --dry_run               the commands
@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lra.sweeps import launch, plan, scheduler
 from lra.system import cores
-from lra.system.process import StopRequest, run_main
 from lra.system.errors import UserError
+from lra.system.process import StopRequest, run_main
 from lra.system.progress import Progress
 
 SLURM = "partition account qos constraint time gpus cpus mem slurm".split()

@@ -1,8 +1,8 @@
 """Records with curves, as far as pictures read them."""
 
 import numpy as np
-from handmade import ENVIRONMENT, RESULT, record
 
+from handmade import ENVIRONMENT, RESULT, record
 from lra.reporting import accuracy_table
 
 SPEED = {"softmax": 40.0, "linear": 150.0, "cosformer": 130.0}

@@ -5,6 +5,7 @@ import graphlib
 import re
 
 import pytest
+
 import tiny
 
 # Room -> the rooms it imports from. A module is in the room with the longest name that begins its own.

@@ -7,16 +7,14 @@ import re
 
 import jax
 import pytest
-import tiny
 from ml_collections import ConfigDict
 
+import tiny
 import train
 from configs.lra import ranges
 from lra.data import tasks
-
-from lra.training import optim, setup
 from lra.system.errors import UserError
-
+from lra.training import optim, setup
 
 RECIPES = sorted(p for p in (tiny.ROOT / "configs/lra").glob("*_*.py") if p.stem[0] != "_")
 PRESETS = ("default", "official", "small", "quick")

@@ -6,12 +6,12 @@ import random
 import signal
 import time
 
-import documented
 import jax
 import numpy as np
 import pytest
-import tiny
 
+import documented
+import tiny
 import train
 from lra.system import process
 from lra.system.errors import UserError

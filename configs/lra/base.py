@@ -17,7 +17,7 @@ _PATHFINDER = {
   "seed": 0,  # of the generator and of the split
   "lra_quirks": True,  # the published generator's restriction of where contours start
 }
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
   "listops": {
     "min_length": 500,  # tokens of an expression, exclusive
     "max_length": 2000,  # exclusive, too

@@ -91,7 +91,7 @@ def members(
     plain = gzip.GzipFile(fileobj=packed) if gzipped else packed
     with tarfile.open(fileobj=plain, mode="r|") as tar:
       while member := tar.next():
-        tar.members.clear()  # else all headers are kept, which is gigabytes for the LRA release
+        tar.members.clear()  # type: ignore[attr-defined]  # else all headers are kept, which is gigabytes for the LRA release
         say(f"reading {path.name} ({packed.tell() / size:.0%})")
         if member.isfile():
           yield member.name, lambda member=member: tar.extractfile(member)

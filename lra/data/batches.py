@@ -18,9 +18,9 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped, UInt16
 
+from lra.data.tasks import Examples
 from lra.system import devices
 from lra.system.errors import UserError
-from lra.data.tasks import Examples
 
 
 class Batch(NamedTuple):

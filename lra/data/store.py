@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from lra.data import archives
-from lra.system.errors import UserError
 from lra.data.tasks import SPLITS, Examples, Prepared, Task
 from lra.data.tasks.task import duplicates
+from lra.system.errors import UserError
 
 FORMAT = 1  # raise it when the layout of a store changes
 
@@ -59,7 +59,7 @@ def open_store(
   return _load(path)
 
 
-def _prepare(path, task, options, data_dir, raw_dir, report) -> None:
+def _prepare(path, task, options, data_dir, raw_dir, report):
   """Prepares into a directory beside `path`, then renames."""
   for left in data_dir.glob(f".{path.name}.tmp*"):  # of a process that was killed
     shutil.rmtree(left)

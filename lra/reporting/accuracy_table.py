@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lra.system.errors import UserError
 from lra.reporting.significance import Difference, differences
+from lra.system.errors import UserError
 
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")  # of the average
 MECHANISMS = ("softmax", "linear", "cosformer")  # in this order, others after them

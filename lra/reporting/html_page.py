@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lra.reporting import accuracy_table, table_text
+from lra.reporting.accuracy_table import Table
 from lra.system.errors import UserError
 from lra.system.progress import duration
-from lra.reporting.accuracy_table import Table
 
 Records = Sequence[Mapping[str, Any]]
 TYPES = {".svg": "image/svg+xml", ".png": "image/png"}

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from lra.reporting.table_text import grid, markdown, notes, significance, title
 from lra.reporting.accuracy_table import PUBLISHED, SOURCE, Score, Table
+from lra.reporting.table_text import grid, markdown, notes, significance, title
 
 
 def latex(tables: Iterable[Table]) -> str:
@@ -73,7 +73,7 @@ def comma_separated(tables: Iterable[Table]) -> str:
   return out.getvalue()
 
 
-def _csv(value: float | None) -> str:
+def _csv(value: float | str | None) -> str:
   return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from lra.system.errors import UserError
 from lra.reporting.accuracy_table import FEW, PUBLISHED, SOURCE, TASKS, Row, Score, Table
+from lra.system.errors import UserError
 
 NAMES = {
   "listops": "ListOps",

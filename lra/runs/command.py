@@ -114,7 +114,8 @@ def overrides(values: flags.FlagValues) -> dict[str, Any]:
 
 def recipe(values: flags.FlagValues) -> tuple[str, str]:
   """Name of the config file and of its preset, which is "" where none was typed."""
-  name, _, preset = values["config"].config_filename.partition(":")
+  config: Any = values["config"]  # a flag of ml_collections
+  name, _, preset = config.config_filename.partition(":")
   return Path(name).stem, preset
 
 

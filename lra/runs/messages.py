@@ -6,11 +6,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lra.data.store import Store
 from lra.runs import environment
 from lra.runs.run_result import parameter_count
 from lra.system.progress import Clock, duration
 from lra.training.step import Best, State
-from lra.data.store import Store
 
 
 def opening(

@@ -28,7 +28,8 @@ class RunDirectory:
 
   def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
     self.folder, self._config = folder, config
-    self._events, self._lock = None, locks.FileLock(folder / ".lock")
+    self._events: SummaryWriter | None = None
+    self._lock = locks.FileLock(folder / ".lock")
     self._writes = hosts.first()
     self._check()
 

@@ -22,9 +22,9 @@ from absl import flags
 
 from lra.runs import command
 from lra.sweeps import plan
+from lra.sweeps.plan import Cell
 from lra.system import cores, locks
 from lra.system.errors import UserError
-from lra.sweeps.plan import Cell
 
 YEAR = 365 * 24 * 60  # minutes
 
@@ -183,7 +183,7 @@ def _squeue() -> dict[str, str] | None:
   )
 
 
-def submit(made: submitit.Executor, training: Training) -> submitit.Job:
+def submit(made: submitit.Executor, training: Training | InProcess) -> submitit.Job:
   """Raises UserError where the cluster does not take the job."""
   try:
     return made.submit(training)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lra.sweeps import launch, plan
-from lra.system import cores
-from lra.system.process import StopRequest
-from lra.system.errors import UserError
-from lra.system.progress import Progress, duration
 from lra.sweeps.plan import Cell, Running
+from lra.system import cores
+from lra.system.errors import UserError
+from lra.system.process import StopRequest
+from lra.system.progress import Progress, duration
 
 
 class Outcome(NamedTuple):

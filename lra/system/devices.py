@@ -84,12 +84,12 @@ def cache_programs(folder: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def jit(function: Callable[..., Any], **options: Any) -> Any:
   """`jax.jit` with the compiler options of this backend."""
   return jax.jit(function, compiler_options=_compiler_options(), **options)
 
 
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
   # No YNNPACK fusions: a training step takes 0.8 of the time without them (jax 0.10).
   "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
   # cuDNN attention, and what scatters are left, add in a fixed order.

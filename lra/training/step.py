@@ -12,8 +12,8 @@ import optax
 from clu import metrics
 from jax import lax
 
-from lra.system import devices
 from lra.data.batches import Batch, Dispatch, Split
+from lra.system import devices
 from lra.system.progress import Clock
 
 

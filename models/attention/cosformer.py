@@ -137,7 +137,7 @@ def _angles(
   if length is None:
     last = jnp.max(j + 1 if mask is None else jnp.where(mask, j + 1, 0), axis=-1)
     length = last if n == m else jnp.maximum(last, n)
-  return tuple(_angle(at, length, dtype)[:, None, :, None] for at in (i, j))
+  return _angle(i, length, dtype)[:, None, :, None], _angle(j, length, dtype)[:, None, :, None]
 
 
 def _at_least(normaliser: Array, floor: Array | float) -> Array:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from lra.data import batches
-from lra.system import devices
-from lra.system.errors import UserError
 from lra.data.tasks import Examples
 from lra.data.tasks.task import pack
+from lra.system import devices
+from lra.system.errors import UserError
 
 LENGTHS = np.random.default_rng(0).integers(1, 33, 101)
 BUCKETS = (8, 16, 32)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lra.data import archives, store
-from lra.system.errors import UserError
 from lra.data.tasks import SPLITS, Prepared, Task
 from lra.data.tasks.task import pack
+from lra.system.errors import UserError
 
 OPTIONS = {"size": 3}
 

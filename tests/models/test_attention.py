@@ -4,14 +4,14 @@ import inspect
 import itertools
 from functools import partial
 
-import documented
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 
+import documented
 import models.attention
+import oracle
 from models.attention import options
 
 DOCUMENTED = "the one in docs/extending.md"

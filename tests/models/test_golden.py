@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracle
 import pytest
 from flax import traverse_util
 
+import oracle
 from lra.training import optim
 from models import heads
 from models.attention import cosformer, linear

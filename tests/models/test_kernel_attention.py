@@ -5,9 +5,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 
+import oracle
 from models.attention import ATTENTION, cosformer, linear
 
 kernel_mechanism = pytest.mark.parametrize("name", ["linear", "cosformer"])

@@ -6,10 +6,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from flax import traverse_util
 
+import oracle
 from models import heads
 from models.attention import ATTENTION
 from models.encoder import POSITIONS, lookup, sinusoids

@@ -7,11 +7,11 @@ import math
 import sys
 
 import pytest
-import tiny
-from handmade import ENVIRONMENT, record
 from scipy import stats
 
+import tiny
 from configs.lra import base
+from handmade import ENVIRONMENT, record
 from lra.reporting import accuracy_table, run_record, significance, table_formats, table_text
 from lra.system.errors import UserError
 from scripts import make_table

@@ -5,12 +5,12 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import pytest
+
 import drawn
 import handmade
-import pytest
-import tiny
-
 import scripts.report
+import tiny
 from lra.reporting import accuracy_table, html_page, run_record
 from lra.system.errors import UserError
 

@@ -6,18 +6,17 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
-import drawn
 import numpy as np
 import pytest
-import tiny
-from handmade import ENVIRONMENT
 from PIL import Image
 
+import drawn
 import scripts.plot
+import tiny
+from handmade import ENVIRONMENT
 from lra.reporting import accuracy_table, pictures, run_record
-from lra.reporting.pictures import series
+from lra.reporting.pictures import bubbles, curves, series, style
 from lra.system.errors import UserError
-from lra.reporting.pictures import bubbles, curves, style
 
 
 def opens(files):

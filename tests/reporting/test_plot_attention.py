@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from lra.reporting import attention_maps as maps
+from lra.reporting.pictures import attention
 from lra.runs import trained_run
 from lra.system.errors import UserError
-from lra.reporting.pictures import attention
 from models.attention import ATTENTION
 from models.attention.layer import SelfAttention
 from scripts import plot_attention

@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 
-import handmade
 import pytest
-import tiny
 
+import handmade
+import tiny
 from lra.reporting import run_record
 from lra.system.errors import UserError
 

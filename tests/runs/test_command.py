@@ -3,17 +3,16 @@
 import os
 import sys
 
-import documented
 import pytest
-import tiny
 from absl import flags
 
+import documented
+import tiny
 from lra.data import tasks
 from lra.runs import command
-from lra.training import setup
 from lra.system import process
 from lra.system.errors import UserError
-
+from lra.training import setup
 
 # ml_collections loads config files so
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

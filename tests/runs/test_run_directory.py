@@ -5,9 +5,9 @@ import os
 
 import jax
 import pytest
-import tiny
 from ml_collections import ConfigDict
 
+import tiny
 from lra.runs import environment, run_result
 from lra.runs.run_directory import RunDirectory
 from lra.system.errors import UserError

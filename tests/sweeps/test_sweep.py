@@ -10,19 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 import documented
 import handmade
-import pytest
 import tiny
-from tiny import space  # noqa: F401
-
 from lra.runs import command
 from lra.sweeps import launch, plan, scheduler
-from lra.system import cores
-from lra.system.process import StopRequest
-from lra.system.errors import UserError
 from lra.sweeps.plan import Running
+from lra.system import cores
+from lra.system.errors import UserError
+from lra.system.process import StopRequest
 from scripts import sweep as sweep_script
+from tiny import space  # noqa: F401
 
 # ruff: noqa: F811
 pytestmark = [

@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from sweeps.test_sweep import by_seed, fake  # noqa: F401
 
 from lra.sweeps import launch, plan
 from lra.system import cores
 from scripts import sweep as sweep_script
+from sweeps.test_sweep import by_seed, fake  # noqa: F401
 
 # ruff: noqa: F811
 # ml_collections loads config files so; submitit leaves log files of debug jobs open

@@ -7,8 +7,8 @@ import socket
 import jax
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from lra.runs import trained_run
 from lra.system import hosts
 from lra.system.errors import UserError

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from lra.system import devices
-from lra.training import checkpoint
 from lra.system.errors import UserError
+from lra.training import checkpoint
 
 
 def tree(value, dtype=jnp.float32):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from lra.training import optim
 from lra.system.errors import UserError
+from lra.training import optim
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SCHEDULES = dict(np.load(GOLDEN / "schedules.npz"))

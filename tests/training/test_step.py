@@ -7,12 +7,12 @@ import optax
 import pytest
 
 from lra.data import batches
-from lra.system import devices
-from lra.training import step
 from lra.data.batches import Batch, Dispatch
-from lra.training.evaluation import Evaluator
-from lra.system.progress import Clock
 from lra.data.tasks.task import pack
+from lra.system import devices
+from lra.system.progress import Clock
+from lra.training import step
+from lra.training.evaluation import Evaluator
 from models import heads
 
 LENGTH = 8

@@ -1,8 +1,8 @@
 """The tasks of the Long Range Arena, by name. A task is one module here and one line below."""
 
-from lra.system.errors import UserError
 from lra.data.tasks import image, listops, pathfinder, retrieval, text
 from lra.data.tasks.task import SPLITS, Examples, Prepared, Task
+from lra.system.errors import UserError
 
 TASKS = {
   "listops": listops.TASK,

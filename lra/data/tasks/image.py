@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy._core.multiarray import _reconstruct
 
 from lra.data import archives, download
-from lra.system.errors import UserError
 from lra.data.tasks.task import Examples, Prepared, Task, majority_baseline
+from lra.system.errors import UserError
 
 BINARY = download.Remote(
   name="cifar-10-binary.tar.gz",
@@ -127,7 +128,7 @@ def _read(path: Path, report: Callable[[str], None]) -> dict[str, tuple[np.ndarr
   if missing := [name for name in FILES if name not in batches]:
     raise UserError(f"{path} has no {', '.join(missing)}: delete it and get {BINARY.url}")
   for files in (TRAIN_FILES, FILES[-1:]):
-    if len(set(classes := sum(counts[stem] for stem in files))) > 1:
+    if len(set(classes := np.sum([counts[stem] for stem in files], axis=0))) > 1:
       raise UserError(
         f"{path} has {classes.tolist()} images of the ten classes in {', '.join(files)}, not as "
         f"many of each: delete it and get {BINARY.url}"
@@ -171,8 +172,8 @@ class _ArrayUnpickler(pickle.Unpickler):
   ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): lambda spec, align, copy: np.dtype(spec, bool(align), bool(copy)),
-    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("_codecs", "encode"): encode,  # how Python 3 writes bytes in protocol 2
   }
 

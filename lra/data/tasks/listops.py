@@ -14,8 +14,8 @@ import numpy as np
 
 from lra.data import archives
 from lra.data.tasks.listops_tokens import Limits, encode
-from lra.system.errors import UserError
 from lra.data.tasks.task import SPLITS, Examples, Prepared, Task, majority_baseline, pack
+from lra.system.errors import UserError
 
 FILES = {"train": "basic_train.tsv", "validation": "basic_val.tsv", "test": "basic_test.tsv"}
 RELEASED = {"train": 96_000, "validation": 2_000, "test": 2_000}  # examples in these files

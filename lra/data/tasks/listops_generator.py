@@ -13,9 +13,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 from numba import njit
 
+from lra.data.tasks.listops_tokens import BRACKET, DIGIT_0, MAX, MIN, SUM_MOD, Limits
 from lra.system import cores
 from lra.system.errors import UserError
-from lra.data.tasks.listops_tokens import BRACKET, DIGIT_0, MAX, MIN, SUM_MOD, Limits
 
 VERSION = 1  # of the stream: another number wherever the same seed would give other bytes
 
@@ -143,7 +143,9 @@ def _redraw(seed, indices, offsets, limits, tokens, labels):
     labels[i] = value
 
 
-def _collect(pool: Executor, seed: np.uint64, count: int, limits: Limits, report):
+def _collect(
+  pool: Executor, seed: np.uint64, count: int, limits: Limits, report: Callable
+) -> tuple[np.ndarray, np.ndarray]:
   """Index and length of the first `count` distinct trees that the limits let through.
 
   Trees are told apart by fingerprint: two equal ones never both pass, and the chance that a new one

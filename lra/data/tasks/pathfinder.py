@@ -10,16 +10,17 @@ import dataclasses
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from lra.data import archives
-from lra.system.errors import UserError
 from lra.data.tasks.pathfinder_markers import REACH, baselines
 from lra.data.tasks.task import SPLITS, Examples, Prepared, Task
+from lra.system.errors import UserError
 
 DIFFICULTIES = {
   "easy": "curv_baseline",
@@ -30,6 +31,7 @@ FOLDERS = (".", "pathfinder", "lra_release", "lra_release/lra_release")
 KNOWN_EMPTY = "pathfinder32/curv_baseline/imgs/0/sample_172.png"  # as released
 RELEASED = 200_000  # images of each resolution and difficulty
 
+_Images = tuple[Generator[np.ndarray, None, None], list[int], dict[str, Any]]
 _MEND = "unpack the release again, or move it away to generate the data"
 
 
@@ -101,7 +103,9 @@ def _released_folder(
   return next(iter(found), None)
 
 
-def _draw(resolution: int, difficulty: str, sizes: dict[str, int], seed: int, quirks: bool):
+def _draw(
+  resolution: int, difficulty: str, sizes: dict[str, int], seed: int, quirks: bool
+) -> _Images:
   """Images (an iterator), their labels (filled by it) and the source."""
   from lra.data.tasks import pathfinder_generator as generator  # numba loads only where it draws
   from lra.data.tasks.pathfinder_raster import published_parameters
@@ -120,7 +124,7 @@ def _draw(resolution: int, difficulty: str, sizes: dict[str, int], seed: int, qu
 
 def _read_release(
   folder: Path, resolution: int, sizes: dict[str, int], seed: int, report: Callable[[str], None]
-):
+) -> _Images:
   """Images (an iterator), their labels and the source (completed by the iterator)."""
   report(f"pathfinder: reading {folder}")
   name = f"{folder.parent.name}/{folder.name}"
@@ -138,7 +142,7 @@ def _read_release(
   parts = zip(SPLITS, (order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]), strict=True)
   parts = {split: part[: sizes[split]] for split, part in parts}
   chosen = [records[i] for part in parts.values() for i in part]
-  source = {"origin": "released files", "folder": name, "published": None}
+  source: dict[str, Any] = {"origin": "released files", "folder": name, "published": None}
   source |= {"images": len(records), "seed": seed}
   source |= {"skipped": skipped, "sizes": {split: len(part) for split, part in parts.items()}}
 

@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from lra.system import cores
 from lra.data.tasks.pathfinder_raster import (
   SCALE,
   Parameters,
@@ -30,6 +29,7 @@ from lra.data.tasks.pathfinder_raster import (
   mark,
   paste,
 )
+from lra.system import cores
 
 VERSION = 1  # changes whenever a seed comes to stand for other images
 _TRIES = 3  # to place a seed or an extension

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 
 from lra.data import archives, download
-from lra.system.errors import UserError
-from lra.system.progress import once_a_second
 from lra.data.tasks.task import (
   SPLITS,
   Examples,
@@ -26,6 +24,8 @@ from lra.data.tasks.task import (
   majority_baseline,
   pack,
 )
+from lra.system.errors import UserError
+from lra.system.progress import once_a_second
 
 RELEASE = dataclasses.replace(
   download.LRA_RELEASE,

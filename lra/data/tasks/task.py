@@ -71,7 +71,9 @@ def majority_baseline(train: Examples, evaluated: Examples) -> float:
 def fingerprints(examples: Examples) -> tuple[list[bytes], list[tuple[bytes, ...]]]:
   """Hashes of the documents [D], and of each example [N] whatever the order of its documents."""
   pieces = itertools.pairwise(examples.offsets.tolist())
-  documents = [hashlib.blake2b(examples.tokens[a:b], digest_size=16).digest() for a, b in pieces]
+  documents = [
+    hashlib.blake2b(examples.tokens[a:b].data, digest_size=16).digest() for a, b in pieces
+  ]
   rows = examples.documents.tolist()
   return documents, [tuple(sorted(documents[d] for d in row)) for row in rows]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from lra.data import archives, download
-from lra.system.errors import UserError
 from lra.data.tasks.task import Examples, Prepared, Task, majority_baseline, pack
+from lra.system.errors import UserError
 
 ARCHIVE = download.Remote(
   name="aclImdb_v1.tar.gz",

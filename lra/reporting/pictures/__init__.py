@@ -2,8 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from lra.reporting.pictures import series
-from lra.reporting.pictures import bubbles, curves
+from lra.reporting.pictures import bubbles, curves, series
 
 
 def of_records(records: series.Records) -> dict[str, Figure]:

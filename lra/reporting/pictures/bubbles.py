@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from lra.reporting import table_text
 from lra.reporting.pictures import series
-from lra.reporting.pictures.style import STYLE, Key, Look, legend, looks, title
 from lra.reporting.pictures.series import Point
+from lra.reporting.pictures.style import STYLE, Key, Look, legend, looks, title
 
 
 @matplotlib.rc_context(STYLE)
@@ -94,7 +94,7 @@ def _label(
   ax: Axes, points: Sequence[Point], radii: Sequence[float], look: Mapping[Key, Look]
 ) -> None:
   """Names the bubbles, each where it covers no other (radii in points)."""
-  figure = ax.figure
+  figure = ax.get_figure(root=True)
   figure.draw_without_rendering()
   scale = figure.dpi / 72
   centers = [ax.transData.transform((p.speed, p.accuracy)) for p in points]

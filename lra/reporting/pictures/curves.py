@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 
 from lra.reporting import table_text
 from lra.reporting.pictures import series
-from lra.reporting.pictures.style import STYLE, Look, legend, looks
 from lra.reporting.pictures.series import Band, Growth
+from lra.reporting.pictures.style import STYLE, Look, legend, looks
 
 BASELINE = {"color": "#555555", "linewidth": 1.0, "linestyle": (0, (1, 1.5))}
 QUANTITIES = {"seconds": ("time of a training step, s", 1), "peak_bytes": ("peak memory, GB", 1e9)}

@@ -1,6 +1,7 @@
 """Style of all pictures, and their PNG and SVG files. Only this folder knows matplotlib.
 
-Colours are those of Okabe and Ito, told apart by all readers; markers and line styles say the same again.
+Colours are those of Okabe and Ito, told apart by all readers; markers and line styles say the
+same again.
 """
 
 import io

@@ -13,9 +13,9 @@ from tensorflow_datasets.core import utils as tfds_utils
 from tensorflow_datasets.core.download import checksums
 
 from lra.data import archives
-from lra.system.errors import UserError
 from lra.data.tasks import image
 from lra.data.tasks.task import SPLITS, duplicates
+from lra.system.errors import UserError
 
 RAW = os.environ.get("LRA_RAW_DIR")
 

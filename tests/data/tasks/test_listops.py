@@ -8,10 +8,10 @@ import tarfile
 import numpy as np
 import pytest
 
-from lra.system.errors import UserError
 from lra.data.tasks import listops, listops_tokens
 from lra.data.tasks import listops_generator as generator
 from lra.data.tasks.task import SPLITS
+from lra.system.errors import UserError
 
 LRA = dict(min_length=500, max_length=2000, max_depth=10, max_args=10)
 SMALL = dict(min_length=8, max_length=64, max_depth=4, max_args=5)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from lra.system.errors import UserError
 from lra.data.tasks import pathfinder, pathfinder_markers
 from lra.data.tasks import pathfinder_generator as generator
 from lra.data.tasks import pathfinder_raster as raster
 from lra.data.tasks.task import SPLITS
+from lra.system.errors import UserError
 
 HARD = raster.published_parameters(32, "hard")
 COLUMNS = [(32, 1), (64, 1), (128, 2), (128, 3), (256, 3)]  # (side, margin)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from lra.data import archives
-from lra.system.errors import UserError
 from lra.data.tasks import retrieval
 from lra.data.tasks.task import SPLITS, duplicates, pack
+from lra.system.errors import UserError
 
 RAW = os.environ.get("LRA_RAW_DIR")
 

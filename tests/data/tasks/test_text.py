@@ -11,10 +11,10 @@ from tensorflow_datasets.core import utils as tfds_utils
 from tensorflow_datasets.core.download import checksums
 
 from lra.data import archives
-from lra.system.errors import UserError
 from lra.data.tasks import text
 from lra.data.tasks.task import SPLITS, pack
 from lra.data.tasks.task import duplicates as count_duplicates
+from lra.system.errors import UserError
 
 OPTIONS = {"max_length": 1000, "validation_examples": 2, "seed": 0}
 RAW = os.environ.get("LRA_RAW_DIR")
