@@ -5,6 +5,7 @@ import errno
 import fcntl
 import gzip
 import hashlib
+import itertools
 import lzma
 import os
 import shutil
@@ -13,12 +14,14 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 from lra.system.errors import UserError
 from lra.system.progress import once_a_second
 
 BLOCK = 1 << 20
+LINE = 1 << 26  # bytes of a line, at most; the longest paper has a few millions
+SLACK, RATIO = 1 << 28, 200  # an archive unpacks to SLACK + RATIO times its bytes, at most
 LRA = ("lra_release.gz", "lra_release.tar.gz")  # names of the benchmark's release
 
 
@@ -70,13 +73,47 @@ def reading(path: Path) -> Iterator[None]:
     ) from error
 
 
+def content(opened: BinaryIO, most: int, where: str) -> bytes:
+  """All bytes of an open file. Raises UserError beyond `most`, before there are many more."""
+  data = opened.read(most + 1)
+  if len(data) > most:
+    raise UserError(f"{where} has more than {most:,} bytes, which no such file has: get it again")
+  return data
+
+
+def lines(opened: IO, where: str, most: int = LINE) -> Iterator[Any]:
+  """Lines of an open file, text or bytes. Raises UserError at one that is longer than `most`."""
+  for number in itertools.count(1):
+    line = opened.readline(most + 1)
+    if len(line) > most:
+      raise UserError(f"line {number} of {where} is longer than {most:,} bytes: get it again")
+    if not line:
+      return
+    yield line
+
+
+class _Bounded:
+  """A stream that ends with an error where an archive unpacks to far more than archives do."""
+
+  def __init__(self, stream: Any, most: int) -> None:
+    self._stream, self._left = stream, most
+
+  def read(self, size: int) -> bytes:
+    data = self._stream.read(min(size, BLOCK))
+    self._left -= len(data)
+    if self._left < 0:
+      raise tarfile.ReadError(f"it unpacks to more than {RATIO} times its size")
+    return data
+
+
 def members(
   path: Path, report: Callable[[str], None]
 ) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
   """(name, open) of the files of a folder, or of a tar, gzipped or not, read in one pass.
 
   Open, and read, a member before the next one is asked for. An archive iterated to its end has had
-  its CRC checked. Use inside `reading(path)`.
+  its CRC checked. Links and devices are left out; sparse members, which can be of any size, are
+  refused, and so is an archive that unpacks without end. Use inside `reading(path)`.
   """
   if path.is_dir():
     for folder, folders, names in os.walk(path):
@@ -89,14 +126,25 @@ def members(
     gzipped = packed.read(2) == b"\x1f\x8b"
     packed.seek(0)
     plain = gzip.GzipFile(fileobj=packed) if gzipped else packed
+    plain = _Bounded(plain, SLACK + RATIO * size)
     with tarfile.open(fileobj=plain, mode="r|") as tar:
-      while member := tar.next():
-        tar.members.clear()  # type: ignore[attr-defined]  # else all headers are kept, which is gigabytes for the LRA release
+      while member := _next(tar):
+        tar.members.clear()  # else all headers are kept, which is gigabytes for the LRA release
         say(f"reading {path.name} ({packed.tell() / size:.0%})")
+        if member.issparse():
+          raise tarfile.ReadError(f"{member.name} is a sparse file")
         if member.isfile():
           yield member.name, lambda member=member: tar.extractfile(member)
     while plain.read(BLOCK):
       pass
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+  """`tar.next()`, whose parsers of extended headers raise what they come across."""
+  try:
+    return tar.next()
+  except (ValueError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
+    raise tarfile.ReadError(f"a header is damaged: {error}") from error
 
 
 @contextlib.contextmanager
@@ -106,6 +154,7 @@ def unpacked(
   """A folder, while inside, of those members of a tar that `target` has a relative path for.
 
   A UserError from inside names the tar in its place. What killed processes have left is removed.
+  Raises UserError for a path that leads out of the folder, or to what is there already as a folder.
   """
   cache_dir.mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as stack:
@@ -120,8 +169,18 @@ def unpacked(
       with reading(path):
         for name, open_member in members(path, report):
           if place := target(name):
-            (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            with open_member() as member, (folder / place).open("wb") as file:
+            if ".." in Path(place).parts or Path(place).is_absolute() or "\0" in place:
+              raise tarfile.ReadError(f"{name!r} leads out of it")
+            try:
+              (folder / place).parent.mkdir(parents=True, exist_ok=True)
+              file = (folder / place).open("wb")
+            except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+              raise tarfile.ReadError(f"{name!r} is a file and a folder") from error
+            except (OSError, UnicodeEncodeError) as error:
+              if getattr(error, "errno", None) not in (None, errno.ENAMETOOLONG, errno.EILSEQ):
+                raise
+              raise tarfile.ReadError(f"{name[:80]!r} is no file name") from error
+            with open_member() as member, file:
               shutil.copyfileobj(member, file)
       yield folder
     except UserError as error:

@@ -22,6 +22,7 @@ from lra.data.tasks import SPLITS, Examples, Prepared, Task
 from lra.data.tasks.task import duplicates
 from lra.system.errors import UserError
 
+SEAL = "manifest.sha256"  # of the manifest; stores of earlier revisions have none
 FORMAT = 1  # raise it when the layout of a store changes
 
 
@@ -112,6 +113,7 @@ def _write(path: Path, name: str, options: Mapping[str, Any], prepared: Prepared
     "files": files,
   }
   (path / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+  (path / SEAL).write_text(_sha256(path / "manifest.json") + "\n")
 
 
 def _load(path: Path) -> Store:
@@ -120,13 +122,19 @@ def _load(path: Path) -> Store:
   def damaged(what: str) -> UserError:
     return UserError(f"data store {path} is damaged: {what}; delete it and run again to rebuild it")
 
+  seal = path / SEAL
   try:
+    if seal.exists() and seal.read_bytes() != _sha256(path / "manifest.json").encode() + b"\n":
+      raise damaged(f"manifest.json or {SEAL} was altered")
     manifest = json.loads((path / "manifest.json").read_text())
     names = [f"{split}.{field}.npy" for split in SPLITS for field in Examples._fields]
     files = {n: (manifest["files"][n]["bytes"], manifest["files"][n]["sha256"]) for n in names}
   except FileNotFoundError:
     raise damaged("manifest.json is missing") from None
-  except (ValueError, KeyError, TypeError):
+    known = manifest["source"]["origin"], [manifest["splits"][split] for split in SPLITS]
+    if not all(isinstance(size, int) for size, _ in files.values()) or not all(known):
+      raise ValueError
+  except (ValueError, KeyError, TypeError, RecursionError):
     raise damaged("manifest.json cannot be read") from None
   for name, (size, digest) in files.items():
     file = path / name

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.lra.base import complete
-from lra.runs import command, run_result
+from lra.runs import command, run_directory, run_result
 from lra.system.errors import UserError
 
 FORMAT = 1
@@ -28,6 +28,13 @@ CURVES = {
 
 def make(folder: Path) -> dict[str, Any]:
   """The record of a run. Raises UserError if it is unfinished or its files disagree."""
+  try:
+    return _make(folder)
+  except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+    raise UserError(f"{folder}: its files are damaged ({error!r}); run it again") from error
+
+
+def _make(folder: Path) -> dict[str, Any]:
   config, environment, result = (
     _read(folder / name) for name in ("config.json", "environment.json", "result.json")
   )
@@ -145,7 +152,8 @@ def read(path: Path) -> dict[str, Any]:
   if path.is_dir():
     return make(path)
   made = _read(path)
-  if made.get("format") != FORMAT or made.get("sha256") != digest(made):
+  sealed = isinstance(made, dict) and made.get("format") == FORMAT
+  if not sealed or made.get("sha256") != digest(made) or path.read_text() != text(made):
     raise UserError(f"{path} is not as scripts/export_run.py wrote it; export the run again")
   return made | {"config": complete(made["config"])}
 
@@ -212,10 +220,9 @@ def _private(made: Any) -> str | None:
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
-  try:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-  except (OSError, ValueError):
-    raise UserError(f"{path} is missing or broken; run it again") from None
+  if not path.exists() or not path.read_bytes().endswith(b"\n"):
+    raise UserError(f"{path} is missing or broken; run it again")
+  return run_directory.parse_metrics(path)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -225,5 +232,5 @@ def _read(path: Path) -> dict[str, Any]:
     if path.name == "result.json":
       raise UserError(f"{path.parent} is not finished; the same train.py continues it") from None
     raise UserError(f"there is no {path}") from None
-  except ValueError:
+  except (ValueError, RecursionError):
     raise UserError(f"{path} is not JSON") from None

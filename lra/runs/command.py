@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
       config.keys()  # raises whatever kept the file from loading
   except Exception as error:  # a config file is code
     raise UserError(
-      f"{_cause(error)} (--help lists the flags, configs/lra/base.py the keys)"
+      f"{textwrap.shorten(_cause(error), 500)} (--help lists the flags, configs/lra/base.py the keys)"
     ) from error
   if config is None:
     raise UserError("no --config; try --config configs/lra/listops_cosformer.py:quick")

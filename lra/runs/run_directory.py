@@ -115,7 +115,8 @@ class RunDirectory:
     now["sessions"] = sessions if session in sessions else [*sessions, session]
     _write(self.folder / "environment.json", now)
     path = self.folder / "metrics.jsonl"
-    kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+    lines = zip(_lines(path), parse_metrics(path), strict=True)
+    kept = [line for line, values in lines if values["step"] <= step]
     _replace(path, "".join(kept))
     self._events = SummaryWriter(str(self.folder), purge_step=step + 1)
 
@@ -131,7 +132,7 @@ class RunDirectory:
 
   def metrics(self) -> list[dict[str, float]]:
     """All log lines of this attempt, those of sessions before this one included."""
-    return [json.loads(line) for line in _lines(self.folder / "metrics.jsonl")]
+    return parse_metrics(self.folder / "metrics.jsonl")
 
   def finish(self, result: Mapping[str, Any]) -> None:
     """Writes result.json, which marks the run as finished, and closes the logs."""
@@ -163,15 +164,36 @@ def _lines(path: Path) -> list[str]:
   """Complete lines; the last one of a killed process may be half written."""
   if not path.exists():
     return []
-  return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+  text = path.read_bytes().decode(errors="replace")
+  return [f"{line}\n" for line in text.split("\n")[:-1]]
+
+
+def parse_metrics(path: Path) -> list[dict[str, Any]]:
+  """Values of each complete line of a metrics file. Raises UserError, which names a damaged line."""
+  made = []
+  for number, line in enumerate(_lines(path), 1):
+    try:
+      made.append(json.loads(line))
+      if not isinstance(made[-1]["step"], int) or not all(
+        isinstance(value, int | float) for value in made[-1].values()
+      ):
+        raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+      raise UserError(
+        f"line {number} of {path} is damaged; delete the folder it is in to start the run anew"
+      ) from None
+  return made
 
 
 def _read(path: Path) -> dict[str, Any] | None:
   if not path.exists():
     return None
   try:
-    return json.loads(path.read_text())
-  except ValueError:
+    content = json.loads(path.read_text())
+    if isinstance(content, dict):
+      return content
+    raise ValueError
+  except (ValueError, RecursionError):
     raise UserError(f"{path} cannot be read; delete it, or the folder it is in") from None
 
 

@@ -1,5 +1,6 @@
 """Checkpoints of a run, newest kept, written atomically. Only this file knows orbax."""
 
+import hashlib
 import shutil
 import sys
 import textwrap
@@ -12,6 +13,8 @@ from orbax.checkpoint import v1 as ocp
 
 from lra.system import hosts
 from lra.system.errors import UserError
+
+SEAL = "sha256"  # in the folder of a checkpoint; those of earlier revisions have none
 
 
 class Checkpoints:
@@ -35,6 +38,8 @@ class Checkpoints:
       return
     try:
       self._orbax.save(step, tree)
+      if jax.process_index() == 0:
+        _seal(self._folder / str(step))
     except Exception as error:  # orbax and tensorstore raise many kinds for a full disk
       cause = str(error).splitlines()[0]
       if "No space left" in cause:
@@ -53,6 +58,7 @@ class Checkpoints:
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
     )
+    _check_seal(self._folder / str(self.latest), fix)
     shown = sys.unraisablehook
     sys.unraisablehook = lambda _: None  # the other reads complain when one of them has failed
     try:
@@ -78,3 +84,31 @@ class Checkpoints:
 
   def close(self) -> None:
     self._orbax.close()
+
+
+def _digest(folder: Path) -> str:
+  """SHA-256 of the names and the bytes of all files of a checkpoint but its seal."""
+  whole = hashlib.sha256()
+  for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    if path != folder / SEAL:
+      with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+      whole.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
+  return whole.hexdigest()
+
+
+def _seal(folder: Path) -> None:
+  """Writes the digest of a complete checkpoint beside its files, whole or not at all."""
+  temporary = folder / f"{SEAL}.tmp"
+  temporary.write_text(_digest(folder) + "\n")
+  temporary.replace(folder / SEAL)
+
+
+def _check_seal(folder: Path, fix: str) -> None:
+  """Raises UserError, which ends with `fix`, if a byte of a checkpoint has changed since."""
+  seal = folder / SEAL
+  if seal.exists() and seal.read_bytes() != _digest(folder).encode() + b"\n":
+    raise UserError(
+      f"the checkpoint of step {folder.name} in {folder.parent} cannot be read (it is damaged: its "
+      f"files do not have the digest in {SEAL}); {fix}"
+    )

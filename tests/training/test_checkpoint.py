@@ -118,3 +118,20 @@ def test_damaged_checkpoint_is_a_user_error(space, tmp_path, damage):
   assert process.returncode == 1 and errors.count("\n") == 1, errors
   assert f"in {tmp_path / 'checkpoints'} cannot be read (" in errors and len(errors) < 500, errors
   assert errors.endswith("); delete that folder to start the run anew\n")
+
+
+def test_a_flipped_byte_anywhere_is_found(checkpoints, tmp_path):
+  checkpoints.save(3, tree(3))
+  folder = tmp_path / "checkpoints/3"
+  files = [path for path in folder.rglob("*") if path.is_file()]
+  assert folder / checkpoint.SEAL in files and len(files) > 3
+  for path in files:
+    whole = path.read_bytes()
+    for at in {0, len(whole) // 2, len(whole) - 1} if whole else ():
+      path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+      with pytest.raises(UserError, match="step 3 in .* cannot be read .*damaged.*; mend it"):
+        checkpoints.load(tree(0), "mend it")
+    path.write_bytes(whole)
+  assert int(checkpoints.load(tree(0))["b"]["step"]) == 3
+  (folder / checkpoint.SEAL).unlink()  # as earlier revisions left a checkpoint
+  assert int(checkpoints.load(tree(0))["b"]["step"]) == 3

@@ -5,16 +5,13 @@ Source: cifar-10-python.tar.gz or cifar-10-binary.tar.gz, each 5 x 10,000 images
 """
 
 import hashlib
-import io
-import pickle
-from codecs import encode
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy._core.multiarray import _reconstruct
 
 from lra.data import archives, download
+from lra.data.tasks import cifar_pickle
 from lra.data.tasks.task import Examples, Prepared, Task, majority_baseline
 from lra.system.errors import UserError
 
@@ -35,6 +32,7 @@ NAMES = (PYTHON.name, BINARY.name, "cifar-10-batches-py", "cifar-10-batches-bin"
 SIDE = 32
 PIXELS = SIDE * SIDE
 BATCH = 10_000  # images in one file
+LONGEST = 1 << 26  # bytes of such a file, at most; they have 31 millions
 TRAIN_FILES = tuple(f"data_batch_{i}" for i in range(1, 6))
 FILES = (*TRAIN_FILES, "test_batch")
 
@@ -121,7 +119,7 @@ def _read(path: Path, report: Callable[[str], None]) -> dict[str, tuple[np.ndarr
       if stem not in FILES or suffix not in ("", ".bin"):
         continue
       with open_member() as opened:
-        data = opened.read()
+        data = archives.content(opened, LONGEST, f"{name} of {path}")
       images, labels = (_from_binary if suffix else _from_pickle)(data, f"{name} of {path}")
       batches[stem] = gray(images), labels
   counts = {stem: np.bincount(labels, minlength=10) for stem, (_, labels) in batches.items()}
@@ -147,14 +145,16 @@ def _from_binary(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
 def _from_pickle(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
   """Images uint8 [10000, 3, 1024] and labels: a dict with b"data" and b"labels"."""
   try:
-    batch = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
-    images, labels = batch[b"data"], np.asarray(batch[b"labels"], np.int64)
-    images = images.reshape(BATCH, 3, PIXELS)
-    if images.dtype != np.uint8 or labels.shape != (BATCH,):
-      raise ValueError(f"images are {images.dtype}, labels {labels.shape}")
+    batch = cifar_pickle.load(data)
+    images, labels = batch[b"data"], batch[b"labels"]
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+      raise ValueError("its images are not uint8")
+    if len(labels) != BATCH or any(type(label) is not int for label in labels):
+      raise ValueError("its labels are not a list of as many numbers")
+    images, labels = images.reshape(BATCH, 3, PIXELS), np.array(labels, np.int64)
   except Exception as error:  # a damaged pickle can raise anything
     raise UserError(
-      f"{where} is not a CIFAR-10 batch of {BATCH} images ({error}): get it again"
+      f"{where} is not a CIFAR-10 batch of {BATCH} images ({str(error)[:80]}): get it again"
     ) from error
   return images, _checked(labels, where)
 
@@ -164,23 +164,6 @@ def _checked(labels: np.ndarray, where: str) -> np.ndarray:
   if labels.min() < 0 or labels.max() > 9:
     raise UserError(f"{where} has labels other than 0 to 9: get it again")
   return labels.astype(np.uint8)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-  """Builds numpy arrays and plain containers; any other class or function is refused."""
-
-  ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): lambda spec, align, copy: np.dtype(spec, bool(align), bool(copy)),
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("_codecs", "encode"): encode,  # how Python 3 writes bytes in protocol 2
-  }
-
-  def find_class(self, module, name):
-    if (module, name) not in self.ALLOWED:
-      raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-    return self.ALLOWED[module, name]
 
 
 def baselines(train: Examples, evaluated: Examples) -> dict[str, float]:

@@ -118,7 +118,7 @@ def _rows(path: Path) -> Iterator[tuple[bytes, int]]:
     )
 
   with open(path, newline="", encoding="utf-8", errors="backslashreplace") as file:
-    reader = csv.reader(file, delimiter="\t", strict=True)
+    reader = csv.reader(archives.lines(file, str(path), 1 << 20), delimiter="\t", strict=True)
     try:
       if next(reader, None) != ["Source", "Target"]:
         raise damaged("the header is not Source<TAB>Target")

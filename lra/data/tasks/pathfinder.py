@@ -8,8 +8,10 @@ has no split that could be recovered from its PNGs, so it is split at random, 80
 import contextlib
 import dataclasses
 import hashlib
+import struct
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,6 +34,10 @@ KNOWN_EMPTY = "pathfinder32/curv_baseline/imgs/0/sample_172.png"  # as released
 RELEASED = 200_000  # images of each resolution and difficulty
 
 _Images = tuple[Generator[np.ndarray, None, None], list[int], dict[str, Any]]
+_DAMAGED_PNG = (
+  *(OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error, zlib.error, EOFError),
+  *(Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError),
+)
 _MEND = "unpack the release again, or move it away to generate the data"
 
 
@@ -182,13 +188,20 @@ def _records(folder: Path) -> Iterator[tuple[str, int, str]]:
         rows = np.load(file).astype(str).tolist()
       else:
         rows = [line.split() for line in file.read_text().splitlines()]
-    except (ValueError, EOFError, OSError) as error:
-      raise UserError(f"{file}: unreadable ({error}); {_MEND}") from None
+    except (ValueError, EOFError, OSError, MemoryError, TypeError, SyntaxError) as error:
+      raise UserError(f"{file}: unreadable ({str(error)[:80]}); {_MEND}") from None
     for number, row in enumerate(rows, start=1):
       if not isinstance(row, list) or len(row) < 4 or row[3] not in ("0", "1"):
         fields = "subpath, filename, index, label (0 or 1), ..."
         raise UserError(f"{file}:{number}: {str(row)[:80]} is not {fields}; {_MEND}")
+      if not all(isinstance(name, str) for name in row[:2]) or not _inside(f"{row[0]}/{row[1]}"):
+        raise UserError(f"{file}:{number}: {str(row)[:80]} leads out of {folder}; {_MEND}")
       yield f"{row[0]}/{row[1]}", int(row[3]), f"{file}:{number}"
+
+
+def _inside(path: str) -> bool:
+  """Whether a path stays below the folder it is taken from."""
+  return ".." not in PurePosixPath(path).parts and not path.startswith("/") and "\0" not in path
 
 
 def _read_image(path: Path, resolution: int, where: str) -> np.ndarray:
@@ -196,13 +209,15 @@ def _read_image(path: Path, resolution: int, where: str) -> np.ndarray:
   try:
     problem = "empty file" if path.stat().st_size == 0 else None
     if problem is None:
-      with Image.open(path) as image:
-        pixels, found = np.asarray(image), f"{image.width} x {image.height} {image.mode}"
-      if found != f"{resolution} x {resolution} L":
-        problem = f"{found} instead of {resolution} x {resolution} L (8-bit gray)"
+      with Image.open(path, formats=["PNG"]) as image:
+        found = f"{image.width} x {image.height} {image.mode}"
+        if found != f"{resolution} x {resolution} L":  # before pixels of any number are decoded
+          problem = f"{found} instead of {resolution} x {resolution} L (8-bit gray)"
+        else:
+          pixels = np.asarray(image)
   except FileNotFoundError:
     problem = "no such file"
-  except (OSError, SyntaxError, ValueError) as error:
+  except _DAMAGED_PNG as error:
     problem = f"not a readable PNG: {error}"
   if problem is not None:
     raise UserError(f"{path}: {problem} (listed at {where}); {_MEND}")

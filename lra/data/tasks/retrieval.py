@@ -94,8 +94,10 @@ def _released(path: Path, max_length: int, report: Callable[[str], None]) -> dic
     for name, open_file in _files(path, report):
       split = next((s for s, file in FILES.items() if PurePosixPath(name).name == file), None)
       if split:
-        with open_file() as lines:
-          splits[split] = _parse(lines, f"{name} of {path}", split, max_length, say)
+        with open_file() as file:
+          where = f"{name} of {path}"
+          rows = archives.lines(file, where)
+          splits[split] = _parse(rows, where, split, max_length, say)
       if len(splits) == len(FILES):
         break
   missing = [FILES[split] for split in SPLITS if split not in splits]
@@ -176,21 +178,23 @@ def _corpus(path: Path, links_path: Path, max_length: int) -> tuple[list[bytes],
   """Distinct stored texts, and the linked pairs of them (citing, cited), each once [L, 2]."""
   fix = f"expected JSON lines with id and text in {path.name}, and links between these ids"
   texts, index = {}, {}  # stored bytes -> position; id -> position
-  with archives.reading(path), (lzma.open if path.suffix == ".xz" else open)(path, "rb") as lines:
-    for number, line in enumerate(lines, 1):
+  with archives.reading(path), (lzma.open if path.suffix == ".xz" else open)(path, "rb") as file:
+    for number, line in enumerate(archives.lines(file, str(path)), 1):
       try:
         document = json.loads(line)
         name, text = str(document["id"]), document["text"].encode("utf-8", "replace")[:max_length]
-      except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"line {number} of {path} is not a document ({error!r}): {fix}") from error
+      except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+          f"line {number} of {path} is not a document ({repr(error)[:80]}): {fix}"
+        ) from error
       if name in index or not text:
-        raise UserError(f"line {number} of {path} repeats the id {name} or has no text: {fix}")
+        raise UserError(f"line {number} of {path} repeats the id {name[:80]} or has no text: {fix}")
       index[name] = texts.setdefault(text, len(texts))
-  with archives.reading(links_path), links_path.open(encoding="utf-8", errors="replace") as lines:
-    rows = [line.rstrip("\r\n").split("\t") for line in lines]
+  with archives.reading(links_path), links_path.open(encoding="utf-8", errors="replace") as file:
+    rows = [line.rstrip("\r\n").split("\t") for line in archives.lines(file, str(links_path))]
   for number, row in enumerate(rows, 1):
     if row != ["citing", "cited"] if number == 1 else len(row) != 2 or not index.keys() >= set(row):
-      raise UserError(f"line {number} of {links_path} is not a link ({row}): {fix}")
+      raise UserError(f"line {number} of {links_path} is not a link ({str(row)[:80]}): {fix}")
   links = np.array([[index[name] for name in row] for row in rows[1:]], np.int64).reshape(-1, 2)
   links = links[links[:, 0] != links[:, 1]]
   return list(texts), links[np.unique(_key(links), return_index=True)[1]]

@@ -23,6 +23,7 @@ ARCHIVE = download.Remote(
 )
 NAMES = (ARCHIVE.name, "aclImdb", "aclImdb_v1/aclImdb")
 CLASSES = ("neg", "pos")
+LONGEST = 1 << 20  # bytes of a review, at most; the longest has 14 thousand
 PER_CLASS = 12_500  # reviews of one class in one split
 MEMBER = re.compile(r"(?:^|/)(train|test)/([^/]+)/(\d+_\d+\.txt)$")
 
@@ -78,7 +79,8 @@ def _read(path: Path, report: Callable[[str], None]) -> dict[str, list[tuple[byt
           f"{path} has {name}, which is neither neg nor pos: delete it and get {ARCHIVE.name} again"
         )
       with open_member() as opened:
-        found[split, CLASSES.index(folder), file] = opened.read()
+        text = archives.content(opened, LONGEST, f"{name} of {path}")
+        found[split, CLASSES.index(folder), file] = text
   for split in ("train", "test"):
     for label, folder in enumerate(CLASSES):
       texts = [text for key, text in found.items() if key[:2] == (split, label)]
