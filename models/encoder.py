@@ -88,10 +88,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
   """x + attention(LN(x)), then x + MLP(LN(x))."""
 
-  attention: str
-  attention_options: Mapping[str, Any]
-  num_heads: int
-  qkv_dim: int
+  attention: Mapping[str, Any]  # the fields of SelfAttention
   mlp_dim: int
   dropout: float
   dtype: DTypeLike
@@ -105,14 +102,7 @@ class Block(nn.Module):
     *,
     train: bool,
   ) -> Float[Array, "t w"]:
-    attention = SelfAttention(
-      self.attention,
-      self.num_heads,
-      self.qkv_dim,
-      self.attention_options,
-      dtype=self.dtype,
-      name="attention",
-    )
+    attention = SelfAttention(**self.attention, dtype=self.dtype, name="attention")
     h = LayerNorm(dtype=self.dtype, name="norm1")(x)
     h = attention(h, mask, positions, train=train)
     x += Dropout(self.dropout)(h, train=train)
@@ -136,6 +126,9 @@ class Encoder(nn.Module):
   dropout: float
   positions: str
   cls: bool
+  convolution: int = 0
+  output_norm: bool = False
+  side: int | None = None  # of a square image whose pixels the tokens are, row by row
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
@@ -161,17 +154,17 @@ class Encoder(nn.Module):
     b, n, w = x.shape
     x = (x + self._positions(n, positions).astype(self.dtype)).reshape(b * n, w)
     x = Dropout(self.dropout)(x, train=train)
+    attention = {
+      "attention": self.attention,
+      "num_heads": self.num_heads,
+      "qkv_dim": self.qkv_dim,
+      "attention_options": self.attention_options,
+      "convolution": self.convolution,
+      "output_norm": self.output_norm,
+      "side": None if self.cls else self.side,
+    }
     for i in range(self.num_layers):
-      block = Block(
-        self.attention,
-        self.attention_options,
-        self.num_heads,
-        self.qkv_dim,
-        self.mlp_dim,
-        self.dropout,
-        self.dtype,
-        name=f"block{i}",
-      )
+      block = Block(attention, self.mlp_dim, self.dropout, self.dtype, name=f"block{i}")
       x = block(x, mask, positions, train=train)
     x = LayerNorm(dtype=self.dtype, name="norm")(x)
     return x.reshape(b, n, w), mask

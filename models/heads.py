@@ -79,10 +79,12 @@ def build(
   vocab_size: int,
   num_classes: int,
   max_length: int,
+  side: int | None = None,
   dtype: jnp.dtype,
 ) -> Classifier:
   """The model of `config` (the `model` section of a config file, less `dtype`) for a task.
 
+  side: of the square image whose pixels, row by row, an input is; None: it is something else.
   Options of the mechanism that are None are left to the mechanism. Raises TypeError for a key that
   is not the encoder's, ValueError for an unknown name.
   """
@@ -93,6 +95,11 @@ def build(
       raise ValueError(f"unknown {key} {head[key]!r}; there are {', '.join(known)}")
   given = {k: v for k, v in dict(config.pop("attention_options")).items() if v is not None}
   encoder = Encoder(
-    vocab_size=vocab_size, max_length=max_length, attention_options=given, dtype=dtype, **config
+    vocab_size=vocab_size,
+    max_length=max_length,
+    attention_options=given,
+    side=side,
+    dtype=dtype,
+    **config,
   )
   return Classifier(encoder=encoder, num_classes=num_classes, **head)

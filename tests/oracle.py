@@ -90,6 +90,43 @@ def cosformer(q, k, v, mask=None, causal=False, length=None, feature_map="relu",
   return per_head(attend, q, k, v, jnp.asarray(see), jnp.asarray(cos))
 
 
+def reweighted(
+  q, k, v, between, mask=None, causal=False, feature_map="relu", rope=False, add=False
+):
+  """phi(q).phi(k) between[b, head] v over its row sums, or over 1e-6 where they are less (`add`: plus).
+
+  rope: the numerator's features are complex numbers, turned by position times 10000^(-2t/d).
+  """
+  b, n, m, h = len(q), q.shape[1], k.shape[1], q.shape[2]
+  between = jnp.broadcast_to(between, (b, h, n, m))
+  phi = FEATURE_MAPS[feature_map]
+
+  def turned(x):
+    half = x.shape[1] // 2
+    angle = jnp.arange(len(x))[:, None] * 10000.0 ** (-jnp.arange(half) / half)
+    return (x[:, :half] + 1j * x[:, half : 2 * half]) * jnp.exp(1j * angle), x[:, 2 * half :]
+
+  def attend(q, k, v, between, see):
+    scores = jnp.where(see, phi(q) @ phi(k).T * between, 0)
+    total = scores.sum(1, keepdims=True)
+    if rope:
+      (a, rest_a), (b, rest_b) = turned(phi(q)), turned(phi(k))
+      scores = jnp.where(see, (jnp.real(a @ jnp.conj(b).T) + rest_a @ rest_b.T) * between, 0)
+    if add:
+      return scores @ v / (total + 1e-6)
+    dead = jnp.abs(total) < 1e-6
+    return jnp.where(dead, 0, scores @ v / jnp.where(dead, 1, total))
+
+  see = jnp.asarray(visible(b, n, m, mask, causal))
+  heads = jax.vmap(attend, in_axes=(1, 1, 1, 0, None), out_axes=1)
+  return jax.vmap(heads)(q, k, v, between, see)
+
+
+def rms(x):
+  """x over the root of the mean of its squares and 1e-6, along the last axis."""
+  return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+
+
 def value_and_grads(attend, cotangent, *qkv):
   """attend(q, k, v) and the gradients of its inner product with the cotangent."""
   out, pullback = jax.vjp(attend, *qkv)

@@ -57,11 +57,17 @@ def base(task: str, attention: str) -> ConfigDict:
         "attention": attention,  # softmax, linear or cosformer: a key of models.attention.ATTENTION
         "attention_options": {  # None: the mechanism's own; one it does not know is an error
           "feature_map": unset(str),  # cosformer: relu, leaky_relu, identity, elu1 or exp
-          "reweight": unset(str),  # cosformer: cos or none
+          "reweight": unset(
+            str
+          ),  # cosformer: cos, none, multiscale, decay or cos2d (square images)
+          "frequencies": unset(str),  # cosformer, of multiscale: geometric or learned
           "length": unset(int),  # cosformer: a fixed M instead of the true length
+          "rope": unset(bool),  # linear, cosformer: rotary positions in the numerator alone
           "dropout": unset(float),  # softmax: on the weights; takes the dense path
           "lra_padding": unset(bool),  # treat padding as the published harness does
         },
+        "convolution": 0,  # width of a depth-wise convolution before q, k, v: 3 to 5 tokens; 0: none
+        "output_norm": False,  # RMS normalisation of each head's output
         "num_layers": 4,
         "num_heads": 8,
         "emb_dim": 512,  # width of the residual stream

@@ -22,6 +22,7 @@ RANGES = {
   "task.resolution": "[1, 1024]",
   "model.attention_options.length": "[1, 2_000_000_000]",
   "model.attention_options.dropout": "[0, 1)",
+  "model.convolution": "[0, 9]",
   "model.num_layers": "[1, 1000]",
   "model.num_heads": _WIDTH,
   "model.emb_dim": _WIDTH,

@@ -1,7 +1,7 @@
 """Attention maps: the dense attention matrices of a trained model for one example.
 
 Queries and keys are caught on their way through the unchanged model and given to the `weights` of
-its mechanism, with the options and the mask that the layer itself got.
+its mechanism, with the mask, the options and the parameters that the mechanism itself got.
 """
 
 import inspect
@@ -28,7 +28,12 @@ class Call(NamedTuple):
   layer: SelfAttention
   q: Float[Array, "b n h d"]
   k: Float[Array, "b n h d"]
-  mask: Bool[Array, "b n"]
+  given: Mapping[str, Any]  # to the mechanism beside them
+
+  @property
+  def mask(self) -> Bool[Array, "b n"]:
+    """True: a real token."""
+    return self.given["mask"]
 
 
 class Layer(NamedTuple):
@@ -68,16 +73,18 @@ def example(
 
 def calls(model: Any, params: Any, ids: Array, lengths: Array) -> tuple[list[Call], Array]:
   """Inputs of every attention layer, first layer first, and the logits."""
-  projected, found = {}, []
+  caught, found = {}, []
 
   def catch(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], context: Any) -> Any:
     out, module = function(*args, **kwargs), context.module
     if isinstance(module.parent, SelfAttention) and module.name in ("query", "key"):
-      projected[module.name] = out
+      caught[module.name] = out
+    if isinstance(module, SelfAttention) and context.method_name == "arguments":
+      caught["given"] = dict(out)
     if isinstance(module, SelfAttention) and context.method_name == "__call__":
-      mask = args[1]
-      shape = *mask.shape, module.num_heads, -1
-      found.append(Call(module, *(projected[x].reshape(shape) for x in ("query", "key")), mask))
+      shape = *caught["given"]["mask"].shape, module.num_heads, -1
+      q, k = (caught[name].reshape(shape) for name in ("query", "key"))
+      found.append(Call(module, q, k, caught["given"]))
     return out
 
   with nn.intercept_methods(catch):
@@ -87,12 +94,16 @@ def calls(model: Any, params: Any, ids: Array, lengths: Array) -> tuple[list[Cal
 
 def matrix(call: Call, document: int, head: int, **changes: Any) -> Float[np.ndarray, "n n"]:
   """The weights of one head for one of the sequences; `changes` of the mechanism's options."""
-  mechanism, layer = ATTENTION[call.layer.attention], call.layer
+  mechanism = ATTENTION[call.layer.attention]
   known = inspect.signature(mechanism.weights).parameters  # fewer than those of attend
-  options = {k: v for k, v in layer.attention_options.items() if k in known} | changes
+  given = {name: value for name, value in call.given.items() if name in known} | changes
+  for name in ("mask", "positions"):
+    if given.get(name) is not None:
+      given[name] = given[name][document : document + 1]
+  if "parameters" in given:
+    given["parameters"] = {name: x[head : head + 1] for name, x in given["parameters"].items()}
   q, k = (x[document : document + 1, :, head : head + 1] for x in (call.q, call.k))
-  mask = call.mask[document : document + 1]
-  return np.asarray(mechanism.weights(q, k, mask=mask, causal=layer.causal, **options)[0, 0])
+  return np.asarray(mechanism.weights(q, k, **given)[0, 0])
 
 
 def layer(call: Call, index: int, document: int, length: int) -> Layer:
@@ -106,7 +117,8 @@ def layer(call: Call, index: int, document: int, length: int) -> Layer:
     matrices.append(block_average(dense, PIXELS))
     profiles.append(distance_profile(dense, real))
     if reweighted:
-      dense = matrix(call, document, head, reweight="none")[:length, :length] * real.sum()
+      dense = matrix(call, document, head, reweight="none", frequencies="geometric")
+      dense = dense[:length, :length] * real.sum()
       plain.append(distance_profile(dense, real))
   distances, *profiles = _binned(np.arange(1 - length, length), *profiles)
   plain = _binned(np.mean(plain, axis=0))[0] if plain else None

@@ -95,6 +95,7 @@ def build_model(config: ConfigDict, task: tasks.Task, longest: int) -> Any:
       vocab_size=task.vocab_size,
       num_classes=task.num_classes,
       max_length=longest,
+      side=config.task.get("resolution"),  # of the tasks whose tokens are pixels
       dtype=dtype,
     )
     inputs = (

@@ -1,11 +1,12 @@
 """What every kernel attention is made of: sum_j phi(q_i).phi(k_j) x_j in O(n d f) time.
 
-Layout in here is [b h n d]. A column of ones among the values x makes the normaliser a by-product.
-Features are scaled by powers of two (exact), so that no finite input can overflow a sum; `floor`
+Layout in here is [b h n d]. A column of ones among the values x makes the normaliser a by-product;
+with rotary positions, which are the numerator's alone, it is a sum of its own. Features are scaled by powers of two (exact), so that no finite input can overflow a sum; `floor`
 says what an epsilon of the normaliser is worth in that scale.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
+
+from models.attention import rotary
 
 FEATURE_MAPS = {
   "relu": jax.nn.relu,
@@ -34,7 +37,7 @@ class Features(NamedTuple):
 class State(NamedTuple):
   """What a causal kernel attention remembers of the past, whatever its length."""
 
-  sums: Float[Array, "b h d f"]  # over past keys: phi(k) x^T
+  sums: Float[Array, "b h p d f"]  # over past keys: phi(k) x^T; p = 2 with rope, rotated ones first
   count: Int[Array, ""]  # past tokens
 
 
@@ -101,16 +104,36 @@ def sums(
   return jnp.moveaxis(out, 0, 2).reshape(*x.shape[:2], chunks * chunk, -1)[:, :, :n]
 
 
+def numerator_and_normaliser(
+  total: Callable[[Features, Array], Array],
+  phi: Features,
+  x: Float[Array, "b h m f"],
+  rope: tuple[Int[Array, "#b n"], Int[Array, "#b m"]] | None,
+) -> tuple[Float[Array, "b h n e"], Float[Array, "b h n 1"]]:
+  """Sums of the values and of the ones beside them, by `total`; rope: positions that rotate the first."""
+  if rope is None:
+    sums = total(phi, x)
+    return sums[..., :-1], sums[..., -1:]
+  turned = phi._replace(q=rotary.rotate(phi.q, rope[0]), k=rotary.rotate(phi.k, rope[1]))
+  return total(turned, x[..., :-1]), total(phi, x[..., -1:])
+
+
 def scores(
   q: Float[Array, "b n h d"],
   k: Float[Array, "b m h d"],
   mask: Bool[Array, "b m"] | None,
   causal: bool,
   feature_map: str,
+  rope: tuple[Int[Array, "#b n"], Int[Array, "#b m"]] | None = None,
 ) -> Float[Array, "b h n m"]:
-  """The dense matrix phi(q).phi(k), zero where a query may not look."""
-  phi = FEATURE_MAPS[feature_map]
-  dense = jnp.einsum("bnhd,bmhd->bhnm", phi(q), phi(k), preferred_element_type=sum_dtype(q))
+  """The dense matrix phi(q).phi(k), of features rotated by the positions `rope` if they are given.
+
+  Zero where a query may not look.
+  """
+  phi_q, phi_k = (jnp.swapaxes(FEATURE_MAPS[feature_map](x), 1, 2) for x in (q, k))
+  if rope is not None:
+    phi_q, phi_k = rotary.rotate(phi_q, rope[0]), rotary.rotate(phi_k, rope[1])
+  dense = jnp.einsum("bhnd,bhmd->bhnm", phi_q, phi_k, preferred_element_type=sum_dtype(q))
   return jnp.where(visible(q.shape[1], k.shape[1], mask, causal), dense, 0)
 
 
@@ -122,9 +145,23 @@ def visible(
   return see[None, None] if mask is None else see[None, None] & mask[:, None, None, :]
 
 
-def init_state(b: int, h: int, d: int, f: int, dtype: DTypeLike) -> State:
+def places(
+  n: int, m: int, positions: Int[Array, "b n"] | None
+) -> tuple[Int[Array, "#b n"], Int[Array, "#b m"]]:
+  """Positions of queries and keys: those given, or 0, 1, 2 ... of both.
+
+  Raises ValueError for given ones in cross attention (n != m).
+  """
+  if positions is None:
+    return jnp.arange(n)[None], jnp.arange(m)[None]
+  if n != m:
+    raise ValueError("positions are those of self-attention, where queries and keys are the same")
+  return positions, positions
+
+
+def init_state(b: int, h: int, d: int, f: int, dtype: DTypeLike, rope: bool = False) -> State:
   """The state before the first token."""
-  return State(jnp.zeros((b, h, d, f), dtype), jnp.zeros((), jnp.int32))
+  return State(jnp.zeros((b, h, 1 + rope, d, f), dtype), jnp.zeros((), jnp.int32))
 
 
 def step(
@@ -133,12 +170,23 @@ def step(
   k: Float[Array, "b h d"],
   x: Float[Array, "b h f"],
   feature_map: str,
-) -> tuple[State, Float[Array, "b h f"]]:
-  """Adds one key, then sums for one query: `sums` with causal=True, a token at a time."""
-  phi, dtype = FEATURE_MAPS[feature_map], state.sums.dtype
-  total = state.sums + jnp.einsum("bhd,bhf->bhdf", phi(k).astype(dtype), x.astype(dtype))
-  out = jnp.einsum("bhd,bhdf->bhf", phi(q).astype(dtype), total)
-  return State(total, state.count + 1), out
+  *,
+  keep: Float[Array, "h"] | float = 1.0,
+) -> tuple[State, Float[Array, "b h f"], Float[Array, "b h f"]]:
+  """Adds one key, then sums for one query: `sums` with causal=True, a token at a time.
+
+  keep: the share of each head's past that stays. Returns sums of rotated features and of features;
+  without rope they are the same.
+  """
+  dtype = state.sums.dtype
+  phi_q, phi_k = (FEATURE_MAPS[feature_map](y).astype(dtype)[:, :, None] for y in (q, k))
+  if state.sums.shape[2] == 2:
+    at = state.count[None, None]
+    phi_q, phi_k = (jnp.concatenate([rotary.rotate(y, at), y], 2) for y in (phi_q, phi_k))
+  past = state.sums * jnp.reshape(keep, (-1, 1, 1, 1))
+  total = past + jnp.einsum("bhpd,bhf->bhpdf", phi_k, x.astype(dtype))
+  out = jnp.einsum("bhpd,bhpdf->bhpf", phi_q, total)
+  return State(total, state.count + 1), out[:, :, 0], out[:, :, -1]
 
 
 def values(
@@ -152,6 +200,14 @@ def values(
 def with_ones(v: Float[Array, "*s e"]) -> Float[Array, "*s e+1"]:
   """v with a last column of ones."""
   return jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
+
+
+def divided(
+  numerator: Float[Array, "*s e"], normaliser: Float[Array, "*s 1"], dtype: DTypeLike
+) -> Float[Array, "*s e"]:
+  """A rotated numerator, which no normaliser bounds, over a normaliser that is not 0; finite."""
+  largest = float(jnp.finfo(dtype).max)
+  return jnp.clip(numerator / normaliser, -largest, largest)
 
 
 def floor(phi: Features, epsilon: float) -> Float[Array, "b h n 1"]:

@@ -137,10 +137,11 @@ def test_chunks_of_any_size_agree(x64, name):
 def test_step_by_step_is_causal_attention(x64, name, options):
   q, k, v = oracle.inputs(3, 21)
   module = ATTENTION[name]
+  like = {"reweight": options["reweight"]} if "reweight" in options else {}
 
   @jax.jit
   def run(q, k, v):
-    state = module.init_state(3, 2, 4, 3, jnp.float64)
+    state = module.init_state(3, 2, 4, 3, jnp.float64, **like)
     rows = tuple(jnp.moveaxis(x, 1, 0) for x in (q, k, v))
     state, out = jax.lax.scan(lambda s, row: module.step(s, *row, **options), state, rows)
     return state.count, jnp.moveaxis(out, 0, 1), module.attend(q, k, v, causal=True, **options)

@@ -34,11 +34,9 @@ CONFIG = {
 LENGTHS = np.array([[16], [1], [9]])
 
 
-def build(max_length=16, dtype="float32", **config):
-  config = CONFIG | config
-  return heads.build(
-    config, vocab_size=50, num_classes=3, max_length=max_length, dtype=jnp.dtype(dtype)
-  )
+def build(max_length=16, dtype="float32", side=None, **config):
+  sizes = {"vocab_size": 50, "num_classes": 3, "max_length": max_length, "side": side}
+  return heads.build(CONFIG | config, **sizes, dtype=jnp.dtype(dtype))
 
 
 def batch(n=16, lengths=LENGTHS, seed=0):
@@ -82,6 +80,41 @@ def test_padding_does_not_change_logits(attention, cls, pooling, positions, stre
   oracle.assert_close(run(params, longer, lengths), logits, 1e-5)
   changed = run(params, ids.at[:, :, 0].set(3), lengths)
   assert np.all(np.abs(changed - logits).max(1) > 1e-4)
+
+
+LOCAL = [  # mechanism, its options, what else the layer does
+  ("cosformer", {"reweight": "multiscale", "frequencies": "learned"}, {"convolution": 5}),
+  ("cosformer", {"reweight": "decay", "rope": True}, {"convolution": 4, "output_norm": True}),
+  ("cosformer", {"reweight": "cos2d"}, {"output_norm": True}),
+  ("linear", {"rope": True}, {"convolution": 3}),
+  ("softmax", {}, {"convolution": 5, "output_norm": True}),
+]
+
+
+@pytest.mark.parametrize("attention, options, layer", LOCAL)
+def test_padding_does_not_change_logits_with_neighbours(attention, options, layer):
+  exact = {"cls": False, "pooling": "masked_mean", "side": 8}
+  model = build(64, attention=attention, attention_options=options, num_layers=2, **exact, **layer)
+  ids, lengths = batch(16)
+  params = parameters(model, ids, lengths)
+  run = jax.jit(partial(model.apply, train=False))
+  longer = jnp.pad(ids, ((0, 0), (0, 0), (0, 5)), constant_values=7)
+  oracle.assert_close(run(params, longer, lengths), run(params, ids, lengths), 1e-5)
+
+
+@pytest.mark.parametrize("attention, options, layer", LOCAL)
+def test_every_parameter_learns(attention, options, layer):
+  exact = {"cls": False, "pooling": "masked_mean", "side": 8}
+  model = build(64, attention=attention, attention_options=options, **exact, **layer)
+  ids, lengths = batch(16)
+  params = parameters(model, ids, lengths)
+  loss = lambda params: jnp.sin(model.apply(params, ids, lengths, train=False)).sum()
+  own = traverse_util.flatten_dict(params["params"]["encoder"]["block0"]["attention"], sep="/")
+  layer = {key for key, value in layer.items() if value}
+  mechanism = {"decay": {"log_rate"}, "multiscale": {"reach"}}.get(options.get("reweight"), set())
+  assert own.keys() == {f"{x}/kernel" for x in ("query", "key", "value", "out")} | layer | mechanism
+  gradients = jax.jit(jax.grad(loss))(params)["params"]["encoder"]["block0"]["attention"]
+  assert all(np.any(gradients[name]) for name in layer | mechanism)
 
 
 def test_row_column_positions_tell_pixels_apart():
@@ -168,12 +201,13 @@ def compacted(ids, cut):
 
 
 @pytest.mark.parametrize(
-  "attention, options, positions",
-  [(name, {}, "learned") for name in sorted(ATTENTION)]
-  + [("cosformer", {"length": 40}, "learned"), ("softmax", {"block": 64}, "sinusoidal")]
-  + [("cosformer", {}, positions) for positions in POSITIONS if positions != "learned"],
+  "attention, options, positions, layer",
+  [(name, {}, "learned", {}) for name in sorted(ATTENTION)]
+  + [("cosformer", {"length": 40}, "learned", {}), ("softmax", {"block": 64}, "sinusoidal", {})]
+  + [("cosformer", {}, positions, {}) for positions in POSITIONS if positions != "learned"]
+  + [(attention, options, "learned", layer) for attention, options, layer in LOCAL],
 )
-def test_masked_pixels_need_not_be_computed(attention, options, positions):
+def test_masked_pixels_need_not_be_computed(attention, options, positions, layer):
   model = build(
     max_length=36,
     attention=attention,
@@ -183,6 +217,8 @@ def test_masked_pixels_need_not_be_computed(attention, options, positions):
     cls=False,
     pooling="masked_mean",
     zero_is_padding=True,
+    side=6,
+    **layer,
   )
   assert model.ignores_zeros
   params = parameters(model, jnp.ones((4, 1, 36), int), jnp.full((4, 1), 36))
@@ -285,6 +321,17 @@ def test_bfloat16_activations(attention):
   [
     ({"attention": "nope"}, KeyError, "nope"),
     ({"attention_options": {"dropout": 0.1}}, ValueError, "no option dropout; it has length"),
+    (
+      {"attention": "softmax", "attention_options": {"rope": True}},
+      ValueError,
+      "linear and cosfor",
+    ),
+    (
+      {"attention_options": {"reweight": "cos2d"}},
+      ValueError,
+      "image, pathfinder, pathx and cls=F",
+    ),
+    ({"convolution": 1}, ValueError, "a width of 2 to 9 tokens, not 1"),
     ({"num_heads": 3}, ValueError, "qkv_dim 8 is not a multiple of num_heads 3"),
     ({"pooling": "nope"}, ValueError, "nope.*first, mean, masked_mean"),
     ({"interaction": "nope"}, ValueError, "nope.*concat, nli"),

@@ -1,5 +1,6 @@
 """Attention pictures: the matrices are those that the model multiplied its values by."""
 
+import functools
 import json
 import shutil
 import sys
@@ -26,6 +27,13 @@ OPTIONS = {
   "linear": {"chunk": 4},
   "cosformer": {"reweight": "cos", "length": 99},
 }
+LAYERS = [
+  *OPTIONS.items(),
+  ("linear", {"rope": True}),
+  ("cosformer", {"reweight": "multiscale"}),
+  ("cosformer", {"reweight": "decay", "rope": True}),
+  ("cosformer", {"reweight": "cos2d"}),
+]
 
 
 @pytest.fixture
@@ -36,26 +44,27 @@ def trained(whole, space, one_device):
 def layer(attention, n=12, real=(12, 7)):
   """(module, parameters, input, mask) of a layer on a batch of two."""
   rng = np.random.default_rng(0)
-  module = SelfAttention(attention, 2, 8, OPTIONS[attention])
+  module = SelfAttention(attention, 2, 8, OPTIONS[attention], side=4)
   x = jnp.asarray(rng.normal(size=(len(real) * n, 8)), jnp.float32)
   mask = jnp.arange(n) < jnp.array(real)[:, None]
   return module, x, mask
 
 
-@pytest.mark.parametrize("attention", ATTENTION)
-def test_caught_weights_make_the_output_of_the_layer(attention):
+@pytest.mark.parametrize("attention, options", LAYERS)
+def test_caught_weights_make_the_output_of_the_layer(attention, options):
   module, x, mask = layer(attention)
+  module = module.clone(attention_options=options, convolution=3)
   variables = module.init(jax.random.key(0), x, mask, train=False)
   seen, mechanism = [], ATTENTION[attention]
 
+  @functools.wraps(mechanism.attend)
   def attend(q, k, v, **options):
     seen.append((q, k, v))
     return mechanism.attend(q, k, v, **options)
 
-  spy = types.SimpleNamespace(attend=attend)
+  spy = types.SimpleNamespace(**vars(mechanism) | {"attend": attend})
   with mock.patch.dict("models.attention.layer.ATTENTION", {attention: spy}):
-    with mock.patch("models.attention.layer.options", lambda name: OPTIONS[name]):
-      out = module.apply(variables, x, mask, train=False)
+    out = module.apply(variables, x, mask, train=False)
   (call,), ours = caught(module, variables, x, mask)
   np.testing.assert_array_equal(ours, out)
   (q, k, v) = seen[0]
@@ -65,7 +74,8 @@ def test_caught_weights_make_the_output_of_the_layer(attention):
   assert dense.shape == (2, 2, 12, 12)
   assert not dense[1, :, :, 7:].any()
   for b, length in enumerate((12, 7)):
-    np.testing.assert_allclose(dense[b, :, :length].sum(-1), 1, atol=1e-4)
+    if not options.get("rope"):
+      np.testing.assert_allclose(dense[b, :, :length].sum(-1), 1, atol=1e-4)
   mixed = np.einsum("bhnm,bmhe->bnhe", dense, v).reshape(len(x), -1)
   np.testing.assert_allclose(mixed @ variables["params"]["out"]["kernel"], out, atol=1e-4)
 
