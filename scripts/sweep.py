@@ -5,6 +5,7 @@ r"""Runs tasks x attentions x seeds, each as the train.py command that a person 
     scripts/run scripts/sweep.py --tasks text image --attentions cosformer --config.train.steps=100
     scripts/run scripts/sweep.py --attentions cosformer --grid \
       model.attention_options.feature_map=relu,leaky_relu,identity
+    scripts/run scripts/sweep.py --preset quick --tasks listops image --ablation locality
     scripts/run scripts/sweep.py --cluster slurm --partition gpu --gpus 1 --time 600
     scripts/run scripts/sweep.py --dry_run               the commands
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from configs.lra.ablations import ABLATIONS
 from lra.sweeps import launch, plan, scheduler
 from lra.system import cores
 from lra.system.errors import UserError
@@ -40,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument("--preset", default="default", help="of the config files")
   made.add_argument(
     "--grid", action="append", default=[], metavar="KEY=V1,V2", help="all values; may be repeated"
+  )
+  made.add_argument(
+    "--ablation", choices=tuple(ABLATIONS), help="its rows, of configs/lra/ablations.py"
   )
   made.add_argument("--runs_dir", type=Path, help="of the runs' folders; default: runs")
   made.add_argument("--dry_run", action="store_true", help="print the commands and end")
@@ -116,6 +121,7 @@ def main() -> int:
     preset=args.preset,
     arguments=[*unknown, *arguments[at + 1 :]],
     grid={key: values.split(",") for key, values in pairs(args.grid, "--grid").items()},
+    ablation=args.ablation,
     runs_dir=args.runs_dir,
   )
   if args.dry_run:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.lra.ablations import ABLATIONS, Row
 from configs.lra.base import complete
 from lra.data import tasks
 from lra.runs import command
@@ -46,20 +47,23 @@ class Cell:
 
 
 def cells(
-  task_names: Iterable[str],
-  attentions: Iterable[str],
+  task_names: Sequence[str],
+  attentions: Sequence[str],
   seeds: Iterable[int],
   *,
   preset: str = "default",
   arguments: Sequence[str] = (),
   grid: Mapping[str, Sequence[str]] | None = None,
+  ablation: str | None = None,
   runs_dir: Path | None = None,
 ) -> list[Cell]:
   """All combinations, seeds outermost, then mechanisms: whole tables first, in them whole rows.
 
-  `arguments` are more of train.py's; `grid` maps config keys to values, and where it varies an
-  option that a mechanism does not have, that mechanism runs once. Raises UserError for flags and
-  keys that train.py would refuse, before anything runs.
+  ablation: a key of `configs.lra.ablations.ABLATIONS`, whose rows of these mechanisms are run, each
+    on those of the tasks that it fits.
+  arguments: more of train.py's. grid: config keys and their values; where it varies an option that a
+    mechanism does not have, that mechanism runs once.
+  Raises UserError for flags and keys that train.py would refuse, before anything runs.
   """
   grid = {key.removeprefix("config."): values for key, values in (grid or {}).items()}
   given = {a.partition("=")[0].lstrip("-") for a in arguments}
@@ -72,12 +76,19 @@ def cells(
     raise UserError(
       f"--grid varies {both[0]}, and --config.{both[0]} sets it: leave one of them out"
     )
-  chosen = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
-  made = []
-  for seed, attention, name, more in itertools.product(seeds, attentions, task_names, chosen):
-    tasks.get(name)
+  for attention in attentions:
     if attention not in ATTENTION:
       raise UserError(f"unknown attention {attention!r}; there are {', '.join(sorted(ATTENTION))}")
+  rows = [Row(attention, tasks=tuple(task_names)) for attention in attentions]
+  if ablation is not None:
+    rows = [row for row in _rows(ablation) if row.attention in attentions]
+  chosen = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+  made = []
+  for seed, row, name, more in itertools.product(seeds, rows, task_names, chosen):
+    tasks.get(name)
+    if name not in row.tasks:
+      continue
+    attention, more = row.attention, {**row.changes, **more}
     own = [f"--config.{key}={value}" for key, value in more.items() if _has(attention, key)]
     given = (*_recipe(name, attention, preset), f"--config.seed={seed}", *own, *arguments)
     values = command.read(given)
@@ -90,6 +101,12 @@ def cells(
     config = json.loads(json.dumps(values.config.to_dict()))
     made.append(Cell(name, attention, seed, given, folder, config))
   return list({cell.folder: cell for cell in made}.values())
+
+
+def _rows(ablation: str) -> tuple[Row, ...]:
+  if ablation not in ABLATIONS:
+    raise UserError(f"unknown ablation {ablation!r}; there are {', '.join(ABLATIONS)}")
+  return ABLATIONS[ablation]
 
 
 def _has(attention: str, key: str) -> bool:

@@ -1,8 +1,9 @@
 """What every kernel attention is made of: sum_j phi(q_i).phi(k_j) x_j in O(n d f) time.
 
 Layout in here is [b h n d]. A column of ones among the values x makes the normaliser a by-product;
-with rotary positions, which are the numerator's alone, it is a sum of its own. Features are scaled by powers of two (exact), so that no finite input can overflow a sum; `floor`
-says what an epsilon of the normaliser is worth in that scale.
+with rotary positions, which are the numerator's alone, it is a sum of its own. Features are scaled by
+powers of two (exact), so that no finite input can overflow a sum; `floor` says what an epsilon of the
+normaliser is worth in that scale.
 """
 
 import math
@@ -110,7 +111,10 @@ def numerator_and_normaliser(
   x: Float[Array, "b h m f"],
   rope: tuple[Int[Array, "#b n"], Int[Array, "#b m"]] | None,
 ) -> tuple[Float[Array, "b h n e"], Float[Array, "b h n 1"]]:
-  """Sums of the values and of the ones beside them, by `total`; rope: positions that rotate the first."""
+  """Sums of the values and of the ones beside them, by `total`.
+
+  rope: positions of queries and keys, whose features they rotate in the first of the two sums.
+  """
   if rope is None:
     sums = total(phi, x)
     return sums[..., :-1], sums[..., -1:]

@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al., 2021, RoFormer, arXiv 2104.09864) for the features of kernel attention."""
+"""Rotary positions (Su et al., 2021, RoFormer, arXiv 2104.09864), here for features of tokens."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int

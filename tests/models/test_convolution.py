@@ -4,9 +4,9 @@ from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 
+import oracle
 from models.attention import ATTENTION
 from models.attention.convolution import convolve, offsets
 from models.norm import rms_norm

@@ -7,9 +7,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 
+import oracle
 from models.attention import ATTENTION, cosformer, parameters
 
 SIDE = 6

@@ -15,12 +15,14 @@ import pytest
 import documented
 import handmade
 import tiny
+from lra.data import tasks
 from lra.runs import command
 from lra.sweeps import launch, plan, scheduler
 from lra.sweeps.plan import Running
 from lra.system import cores
 from lra.system.errors import UserError
 from lra.system.process import StopRequest
+from lra.training import setup
 from scripts import sweep as sweep_script
 from tiny import space  # noqa: F401
 
@@ -103,6 +105,23 @@ def test_option_that_a_mechanism_lacks_is_not_varied_for_it():
   assert [of(c) for c in cells if c.attention == "cosformer"] == every
   with pytest.raises(UserError, match="did you mean"):
     plan.cells(["image"], ["softmax"], [0], grid={"model.attention_options.feature_mop": ["relu"]})
+
+
+def test_rows_of_an_ablation():
+  """Each row on the tasks that it fits, none of them twice, every key one that train.py takes."""
+  names = ["listops", "image"]
+  cells = plan.cells(names, list(plan.ATTENTION), [0], preset="quick", ablation="locality")
+  assert len({json.dumps(cell.config, sort_keys=True) for cell in cells}) == len(cells) > 30
+  square = [c for c in cells if c.config["model"]["attention_options"]["reweight"] == "cos2d"]
+  assert [cell.task for cell in square] == ["image"]
+  for cell in cells:
+    task, config = tasks.get(cell.task), command.read(cell.arguments).config
+    options = {key: value for key, value in config.task.items() if key != "name"}
+    setup.build_model(config, task, task.longest(options))
+  linear = plan.cells(names, ["linear"], [0], preset="quick", ablation="locality")
+  assert {cell.attention for cell in linear} == {"linear"} and linear[0] in cells
+  with pytest.raises(UserError, match="unknown ablation 'nope'; there are paper, locality"):
+    plan.cells(names, ["linear"], [0], ablation="nope")
 
 
 def test_long_names_are_cut_but_stay_apart():
