@@ -60,6 +60,8 @@ def test_metrics_have_a_line_for_each_log_and_evaluation(whole):
   for line in logs:
     assert 0 < line["train/real_token_share"] <= 1 and line["time/examples_per_second"] > 0
     assert line["train/learning_rate"] == pytest.approx(2e-3 * (line["step"] - 1) / 200)
+    examples = line["time/examples_per_second"] * line["time/seconds"]
+    assert examples == pytest.approx(4 * 16)  # each line is of the steps since the last one
   best = max(line["validation/accuracy"] for line in evaluations)
   first = next(line["step"] for line in evaluations if line["validation/accuracy"] == best)
   assert whole[1]["validation"] == {"accuracy": best, "step": first}
