@@ -24,7 +24,7 @@ from lra.runs.run_directory import RunDirectory
 from lra.system import devices, hosts, process
 from lra.system.errors import UserError
 from lra.system.progress import Clock, Progress
-from lra.training import checkpoint, setup, step
+from lra.training import checkpoint, memory, setup, step
 from lra.training.evaluation import Evaluator
 
 FLAGS = command.define_flags()
@@ -150,6 +150,9 @@ class Session:
     self.t = self.begin = self.logged = int(self.state.step)  # steps done
     run.start(self.t, data.store.digest)
     progress.line(messages.opening(config, model, self.state, data.store, buckets, run.folder))
+    length = self.plan.longest
+    need = self.trainer.memory(self.state, length, train.batch_size)
+    progress.line(memory.check(need, devices.memory_limit(), length, train.accumulate))
     self.in_flight, self.values, self.saved_at = collections.deque(), {}, clock.total
     clock.lap()
 

@@ -118,8 +118,8 @@ def run(space, workdir, stop=None, **changes):
   return result, out.getvalue()
 
 
-def start(space, *arguments, devices=1, recipe=RECIPE, small=True):
-  """A process of train.py, its output in pipes; later arguments override earlier ones."""
+def start(space, *arguments, devices=1, recipe=RECIPE, small=True, **options):
+  """A process of train.py, its output in pipes; later arguments win; options: of Popen."""
   flags = [f"--config.{key}={value}" for key, value in SMALL.items()] if small else []
   environment = {name.upper(): str(value) for name, value in CACHE.items()}
   return subprocess.Popen(
@@ -136,6 +136,7 @@ def start(space, *arguments, devices=1, recipe=RECIPE, small=True):
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
+    **options,
   )
 
 

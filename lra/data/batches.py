@@ -109,6 +109,11 @@ class TrainPlan:
     self._members = np.searchsorted(buckets, lengths)
     self._buckets, self._batch_size, self._run, self._seed = buckets, batch_size, run, seed
 
+  @property
+  def longest(self) -> int:
+    """The padded length of the longest batches."""
+    return self._buckets[self._members.max()]
+
   def dispatch(self, step: int, limit: int) -> Dispatch:
     """Batches `step`, `step` + 1, ...: at most `limit`, until the run of that bucket ends."""
     epoch, i = divmod(step, self.steps_per_epoch)

@@ -1,6 +1,7 @@
 """Devices as JAX sees them: mesh, shardings, activation dtype, compiler options."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,23 @@ def activation_dtype(name: str) -> jnp.dtype:
   if name not in ("float32", "bfloat16"):
     raise UserError(f"unknown dtype {name!r}; config.model.dtype is auto, float32 or bfloat16")
   return jnp.dtype(name)
+
+
+def memory_limit() -> int | None:
+  """Bytes that each device of this process may use, None if that cannot be told.
+
+  Devices of a CPU share what the machine, or this process's control group, has.
+  """
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and "bytes_limit" in stats:
+    return stats["bytes_limit"]
+  if jax.default_backend() != "cpu" or "SC_PHYS_PAGES" not in os.sysconf_names:
+    return None
+  whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  group = Path("/sys/fs/cgroup/memory.max")
+  if group.is_file() and (given := group.read_text().strip()).isdecimal():
+    whole = min(whole, int(given))
+  return whole // jax.local_device_count()
 
 
 def cache_programs(folder: Path) -> None:

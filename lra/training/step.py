@@ -15,6 +15,7 @@ from jax import lax
 from lra.data.batches import Batch, Dispatch, Split
 from lra.system import devices
 from lra.system.progress import Clock
+from lra.training import memory
 
 
 @flax.struct.dataclass
@@ -133,12 +134,23 @@ class Trainer:
     arrays = self._split.arrays(dispatch, self._run)
     count = devices.put(np.int32(len(dispatch.examples)), self._sharding)
     if dispatch.length not in self._compiled:
-      jax.block_until_ready(state)
-      with self._clock.pause("compilation"):
-        function = functools.partial(self._advance, length=dispatch.length)
-        function = devices.jit(function, donate_argnums=0, out_shardings=self._sharding)
-        self._compiled[dispatch.length] = function.lower(state, arrays, count).compile()
+      self._compile(state, arrays, count, dispatch.length)
     return self._compiled[dispatch.length](state, arrays, count)
+
+  def memory(self, state: State, length: int, batch_size: int) -> memory.Need:
+    """What the steps of batches padded to `length` take on each device."""
+    nothing = Dispatch(length, np.full((1, batch_size), -1, np.int32))
+    arrays = self._split.arrays(nothing, self._run)
+    if length not in self._compiled:
+      self._compile(state, arrays, devices.put(np.int32(1), self._sharding), length)
+    return memory.needed(self._compiled[length], state)
+
+  def _compile(self, state: State, arrays: Any, count: jax.Array, length: int) -> None:
+    jax.block_until_ready(state)
+    with self._clock.pause("compilation"):
+      function = functools.partial(self._advance, length=length)
+      function = devices.jit(function, donate_argnums=0, out_shardings=self._sharding)
+      self._compiled[length] = function.lower(state, arrays, count).compile()
 
   def _advance(
     self, state: State, arrays: Any, count: jax.Array, *, length: int

@@ -2,12 +2,12 @@
 
 import json
 import signal
-import socket
 
 import jax
 import numpy as np
 import pytest
 
+import pair
 import tiny
 from lra.runs import trained_run
 from lra.system import hosts
@@ -16,52 +16,20 @@ from lra.system.errors import UserError
 STEPS = {"train.steps": 36, "train.eval_every": 18, "train.checkpoint_seconds": 0}
 
 
-def start(space, monkeypatch, folder, **changes):
-  """Two processes of one CPU device each, their collectives over TCP."""
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{free.getsockname()[1]}"
-  started, flags = [], [f"--config.{key}={value}" for key, value in (STEPS | changes).items()]
-  for i in range(2):
-    for name, value in zip(hosts.OWN, (address, "2", str(i)), strict=True):
-      monkeypatch.setenv(name, value)
-    started.append(tiny.start(space, "--workdir", str(folder), *flags))
-  for name in hosts.OWN:
-    monkeypatch.delenv(name)
-  return started
-
-
-def ends(process, code=0):
-  """Output and errors of a process that ends with `code`; what the collectives say is left out."""
-  out, errors = process.communicate(timeout=300)
-  assert process.returncode == code, errors
-  return out, [
-    line for line in errors.splitlines() if not line.startswith(("[Gloo]", "W", "I", "E"))
-  ]
-
-
-def until(process, word):
-  """Reads what a process prints until a line begins with `word`."""
-  for line in process.stdout:
-    if line.startswith(word):
-      return
-  pytest.fail(f"{word} never came: {process.stderr.read()}")
-
-
 def test_two_processes_train_as_one_does_and_hand_over(space, one_device, tmp_path, monkeypatch):
   """Stopped by a signal to one of the two, continued by one process, then again by two."""
-  first, second = start(space, monkeypatch, tmp_path / "two")
-  until(first, "step")
+  first, second = pair.start(space, monkeypatch, tmp_path / "two", **STEPS)
+  pair.until(first, "step")
   second.send_signal(signal.SIGTERM)
-  out, _ = ends(first)
-  silent, _ = ends(second, 128 + signal.SIGTERM)
+  out, _ = pair.ends(first)
+  silent, _ = pair.ends(second, 128 + signal.SIGTERM)
   assert "another process is to stop" in out and "step" not in silent
   assert list((tmp_path / "two/checkpoints").glob("[0-9]*"))
   changes = {key.replace(".", "__"): value for key, value in STEPS.items()}
   result, output = tiny.run(space, tmp_path / "two", tiny.After(2), **changes)
   assert result is None and "continuing after step" in output
-  for process in start(space, monkeypatch, tmp_path / "two"):
-    out, errors = ends(process)
+  for process in pair.start(space, monkeypatch, tmp_path / "two", **STEPS):
+    out, errors = pair.ends(process)
     assert not errors
   assert json.loads((tmp_path / "two/environment.json").read_text())["hosts"] == 2
   result, _ = tiny.run(space, tmp_path / "one", **changes)
