@@ -185,10 +185,13 @@ def _records(folder: Path) -> Iterator[tuple[str, int, str]]:
   for file in files:
     try:
       if file.read_bytes().startswith(b"\x93NUMPY"):
-        rows = np.load(file).astype(str).tolist()
+        table = np.load(file).astype(str)
+        if (np.frombuffer(table.tobytes(), np.uint32) > 0x10FFFF).any():
+          raise ValueError("no such characters")
+        rows = table.tolist()
       else:
         rows = [line.split() for line in file.read_text().splitlines()]
-    except (ValueError, EOFError, OSError, MemoryError, TypeError, SyntaxError) as error:
+    except Exception as error:  # a damaged .npy can raise anything
       raise UserError(f"{file}: unreadable ({str(error)[:80]}); {_MEND}") from None
     for number, row in enumerate(rows, start=1):
       if not isinstance(row, list) or len(row) < 4 or row[3] not in ("0", "1"):
