@@ -37,12 +37,12 @@ def _small(config: ConfigDict) -> None:
 
 
 def _quick(config: ConfigDict) -> None:
-  """That it runs: in minutes on a CPU no mechanism leaves 50 %, not even on easy images."""
-  config.task.update(difficulty="easy", train=20_000, validation=2000, test=2000)
-  config.model.update(num_layers=1, num_heads=2, emb_dim=64, qkv_dim=64, mlp_dim=64, dropout=0.0)
-  config.model.update(positions="row_column", cls=False, pooling="masked_mean")
-  config.optim.update(learning_rate=2e-3, warmup_steps=100, weight_decay=0.01)
-  config.train.update(steps=600, eval_batch_size=100, eval_every=300, log_every=20)
+  """Easy images: cosFormer leaves 50 % after 270,000 of them and the markers' 75 % behind at 380,000."""
+  shell(config)
+  config.task.update(difficulty="easy", validation=2000, test=2000)
+  config.model.update(positions="row_column", zero_is_padding=True, dropout=0.0)
+  config.optim.update(learning_rate=1e-3, warmup_steps=300)
+  config.train.update(steps=3000, batch_size=128, eval_batch_size=500, eval_every=500)
 
 
 PRESETS = {"default": _default, "official": _official, "small": _small, "quick": _quick}
