@@ -174,13 +174,13 @@ def _flags(folder: Path, environment: Mapping[str, Any]) -> Any:
   """The flags of the run's command."""
   program, *arguments = shlex.split(environment.get("command", "'something unknown'"))
   if program != "train.py":
-    raise UserError(f"{folder} was made by {program}; only runs of train.py can be exported")
+    raise UserError(f"{folder} was made by {program[:80]}; only runs of train.py can be exported")
   arguments = [re.sub(r"^(--?config=)?[^=]*/(configs/lra/)", r"\1\2", a) for a in arguments]
   try:
     return command.read(arguments)
   except UserError as error:
     raise UserError(
-      f"{folder}: its command cannot be read ({error}); check out revision "
+      f"{folder}: its command cannot be read ({str(error)[:500]}); check out revision "
       f"{environment['revision']} and export it there"
     ) from None
 

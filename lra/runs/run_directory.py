@@ -66,9 +66,15 @@ class RunDirectory:
         f"{self.folder} holds a run without its config.json; choose another --workdir, or delete it"
       )
     now = json.loads(json.dumps(self._config))
-    if difference := _difference(complete(known), now):
+    try:
+      known = complete(known)
+    except (LookupError, TypeError, AttributeError):
       raise UserError(
-        f"{self.folder} holds a run of another config ({'; '.join(difference)}); "
+        f"{self.folder / 'config.json'} is damaged; choose another --workdir, or delete the folder"
+      ) from None
+    if difference := _difference(known, now):
+      raise UserError(
+        f"{self.folder} holds a run of another config ({'; '.join(difference)[:1000]}); "
         "choose another --workdir, or delete it to start anew"
       )
 
