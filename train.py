@@ -3,6 +3,8 @@
     python train.py --config configs/lra/listops_cosformer.py            the recipe
     python train.py --config configs/lra/listops_cosformer.py:quick      minutes on a laptop
     python train.py --config ... --config.model.attention=linear --config.seed=1
+    python train.py --config ... --config.train.objective=masked         pretraining, and then
+    python train.py --config ... --init_from runs/NAME                   the task, from its encoder
 
 The same command resumes an interrupted run, bit for bit, and shows the result of a finished one.
 """
@@ -13,13 +15,13 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from lra.data import batches
-from lra.runs import command, environment, messages, run_result
+from lra.data.token_baselines import token_baselines
+from lra.runs import command, environment, messages, parent_run, run_result
 from lra.runs.run_directory import RunDirectory
 from lra.system import devices, hosts, process
 from lra.system.errors import UserError
@@ -38,8 +40,12 @@ def train(
   data_dir: Path,
   raw_dir: Path | None,
   stop: process.StopRequest,
+  init_from: Path | None = None,
 ) -> dict | None:
-  """Runs or resumes `config` in `workdir`; the result, or None if `stop` came first."""
+  """Runs or resumes `config` in `workdir`; the result, or None if `stop` came first.
+
+  init_from: a finished run whose encoder is the first one here.
+  """
   devices.cache_programs(data_dir / "programs")
   clock, progress = Clock(), Progress(None if hosts.first() else open(os.devnull, "w"))
 
@@ -47,8 +53,10 @@ def train(
   parts = setup.build(config)
   run = RunDirectory(workdir, config.to_dict())
   if run.result is not None:
+    run_result.check_parent(run.result, init_from, workdir)
     progress.line(messages.summary(run.result, workdir) + "\n(finished before: nothing was run)")
     return run.result
+  parent = parent_run.load(init_from, config) if init_from else None
 
   with run:
     data = setup.open_data(config, parts, data_dir, raw_dir, progress.live)
@@ -56,7 +64,7 @@ def train(
 
     # The loop: again from another seed while nothing is learned and restarts are left.
     while True:
-      session = Session(config, parts, data, run, clock, progress)
+      session = Session(config, parts, data, run, clock, progress, parent)
       ended = loop(session, stop)
       if ended != PLATEAU:
         break
@@ -108,9 +116,10 @@ class Session:
     run: RunDirectory,
     clock: Clock,
     progress: Progress,
+    parent: parent_run.Parent | None,
   ) -> None:
     self.config, self.parts, self.data, self.run = config, parts, data, run
-    self.clock, self.progress = clock, progress
+    self.clock, self.progress, self.parent = clock, progress, parent and parent.record
     train, seed = config.train, config.seed + 1_000_003 * run.attempt
     init_key, dropout_key = jax.random.split(jax.random.key(seed))
     everywhere = devices.replicated(parts.mesh)
@@ -131,24 +140,32 @@ class Session:
       sharding=everywhere,
       clock=clock,
       accumulate=train.accumulate,
+      objective=parts.objective,
     )
-    self.validate = Evaluator(model, splits["validation"], buckets, train.eval_batch_size)
+    self.validate = Evaluator(
+      model, splits["validation"], buckets, train.eval_batch_size, parts.objective
+    )
     self.agree, self.is_to_save = hosts.Agreement(parts.mesh), False
     self.new_window = jax.jit(step.Window.empty, out_shardings=everywhere)
 
     # What changes from step to step: all of it is in a checkpoint.
     self.checkpoints = checkpoint.Checkpoints(run.folder / "checkpoints")
     self.state = step.init(parts.model, parts.optimizer, init_key, parts.task.streams, everywhere)
-    self.best = step.Best.of(self.state, -1.0)
+    self.best = step.Best.of(self.state)
     if self.checkpoints.latest is not None:
-      saved = self.checkpoints.load(self._saved())
-      self.state, self.best, clock.before = saved["state"], saved["best"], float(saved["seconds"])
+      like = step.saved(self.state, self.best, 0.0)
+      tree = self.checkpoints.load(devices.shared(like, parts.mesh))
+      self.state, self.best, clock.before = step.restored(tree)
     else:
+      if parent:
+        made = parent_run.start(parent, self.state.params)
+        self.state = self.state.replace(params=made.params)
+        progress.line(parent_run.describe(parent, made))
       progress.line(
         parameter_overview.get_parameter_overview(self.state.params, include_stats=False)
       )
     self.t = self.begin = self.logged = int(self.state.step)  # steps done
-    run.start(self.t, data.store.digest)
+    run.start(self.t, data.store.digest, self.parent)
     progress.line(messages.opening(config, model, self.state, data.store, buckets, run.folder))
     length = self.plan.longest
     need = self.trainer.memory(self.state, length, train.batch_size)
@@ -181,7 +198,13 @@ class Session:
     """One line of means since the last one."""
     self.check_finite()
     rate = self.parts.schedule(self.t - 1)
-    self.values = step.report(self.state.window, rate, self.clock.lap())
+    self.values = step.report(
+      self.state.window,
+      rate,
+      self.clock.lap(),
+      examples=(self.t - self.logged) * self.config.train.batch_size,
+      over_tokens=self.parts.objective.over_tokens,
+    )
     self.run.log(self.t, self.values)
     self.state = self.state.replace(window=self.new_window())
     self.logged = self.t
@@ -198,15 +221,17 @@ class Session:
       measured = self.validate(self.state.params)
       peak = {"time/peak_memory_gigabytes": environment.peak_memory_gigabytes()}
       self.run.log(self.t, {f"validation/{k}": v for k, v in measured.items()} | peak)
-      last = self.config.train.select == "last"
-      if last or measured["accuracy"] > float(self.best.accuracy):
-        self.best = step.Best.of(self.state, measured["accuracy"])
+      score = self.parts.objective.score(measured)
+      if self.config.train.select == "last" or score > float(self.best.score):
+        self.best = step.Best.of(self.state, score)
     self.progress.line(messages.evaluation_line(self.t, measured, self.best))
 
   def is_to_restart(self) -> bool:
     """Whether nothing was learned so far, and another seed is to be tried; says so."""
     train = self.config.train
-    if self.t < train.plateau_steps or not run_result.plateau(self.best, self.data.store):
+    if self.parts.objective.over_tokens or self.t < train.plateau_steps:
+      return False
+    if not run_result.plateau(self.best, self.data.store):
       return False
     again = self.run.attempt < train.restarts and self.t < train.steps
     if again or self.t - train.eval_every < train.plateau_steps:
@@ -223,14 +248,10 @@ class Session:
     """A checkpoint of this step."""
     with self.clock.pause("checkpoints"):
       self.check_finite()
-      self.checkpoints.save(self.t, self._saved())
+      tree = step.saved(self.state, self.best, self.clock.run)
+      self.checkpoints.save(self.t, devices.shared(tree, self.parts.mesh))
     self.saved_at = self.clock.total
     self.agree.forget()
-
-  def _saved(self) -> dict:
-    seconds = jnp.float32(self.clock.run)
-    tree = {"state": self.state, "best": self.best, "seconds": seconds}
-    return devices.shared(tree, self.parts.mesh)
 
   def check_finite(self) -> None:
     """Raises UserError if a loss since the last log line was not."""
@@ -252,7 +273,19 @@ def test(session: Session) -> dict:
   """Reads the test split, with the best parameters, and writes the result of the run."""
   config, data, best = session.config, session.data, session.best
   split = data.splits["test"]
-  evaluate = Evaluator(session.parts.model, split, data.buckets, config.train.eval_batch_size)
+  parts, stored = session.parts, data.store.splits
+  evaluate = Evaluator(
+    parts.model, split, data.buckets, config.train.eval_batch_size, parts.objective
+  )
+  if parts.objective.over_tokens:
+    baselines, bits = token_baselines(
+      stored["train"],
+      stored["test"],
+      following=config.train.objective == "next",
+      zero_is_padding=config.model.zero_is_padding and not parts.task.id_offset,
+    )
+  else:
+    baselines, bits = parts.task.baselines(stored["train"], stored["test"]), {}
   result = run_result.make(
     config,
     session.state,
@@ -260,9 +293,11 @@ def test(session: Session) -> dict:
     test=evaluate(best.params) | {"examples": len(split.lengths)},
     best=best,
     restarts=session.run.attempt,
-    baselines=session.parts.task.baselines(data.store.splits["train"], data.store.splits["test"]),
+    baselines=baselines,
+    baseline_bits=bits,
     metrics=session.run.metrics(),
     clock=session.clock,
+    parent=session.parent,
   )
   session.run.finish(result)
   session.progress.line(messages.summary(result, session.run.folder))
@@ -284,6 +319,7 @@ def main(values: flags.FlagValues = FLAGS) -> int:
       else command.default_data_dir(),
       raw_dir=Path(values.raw_dir).expanduser() if values.raw_dir else None,
       stop=stop,
+      init_from=Path(values.init_from).expanduser() if values.init_from else None,
     )
   finally:
     stop.restore()

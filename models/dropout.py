@@ -10,19 +10,23 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, UInt32
 
 
 def dropout(x: Float[Array, "*s"], rate: float, key: Key[Array, ""]) -> Float[Array, "*s"]:
   """x with a share `rate` of its elements zero and the others divided by 1 - rate."""
-  words = jax.random.key_data(key).ravel()
   strides = [math.prod(x.shape[i + 1 :]) for i in range(x.ndim)]
   index = sum(
     lax.broadcasted_iota(jnp.uint32, x.shape, i) * jnp.uint32(stride % 2**32)
     for i, stride in enumerate(strides)
   )
-  hashed = _mix(_mix(index ^ words[0]) ^ words[-1])
-  return jnp.where(hashed >= jnp.uint32(rate * 2**32), x / (1 - rate), 0)
+  return jnp.where(hash_bits(index, key) >= jnp.uint32(rate * 2**32), x / (1 - rate), 0)
+
+
+def hash_bits(index: UInt32[Array, "*s"], key: Key[Array, ""]) -> UInt32[Array, "*s"]:
+  """A uniform 32-bit number for each index, the same wherever that index stands."""
+  words = jax.random.key_data(key).ravel()
+  return _mix(_mix(index ^ words[0]) ^ words[-1])
 
 
 def _mix(x: Array) -> Array:

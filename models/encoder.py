@@ -129,6 +129,8 @@ class Encoder(nn.Module):
   convolution: int = 0
   output_norm: bool = False
   side: int | None = None  # of a square image whose pixels the tokens are, row by row
+  causal: bool = False  # every layer looks at positions up to its own
+  mask_token: bool = False  # has a vector for tokens that are hidden
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
@@ -137,16 +139,21 @@ class Encoder(nn.Module):
     ids: Int[Array, "b n"],
     mask: Bool[Array, "b n"],
     positions: Int[Array, "b n"] | None = None,
+    hidden: Bool[Array, "b n"] | None = None,
     *,
     train: bool,
   ) -> tuple[Float[Array, "b l w"], Bool[Array, "b l"]]:
     """Vectors and mask; l = n, or n + 1 with the CLS position in front (masked as token 0 is).
 
     positions: of each token in its input; None: 0, 1, 2 ... ValueError beside CLS.
+    hidden: tokens that the vector of `mask_token` stands for, whatever their id; None: no token.
     """
     if self.cls and positions is not None:
       raise ValueError("tokens are left out of inputs without CLS only")
     x = Embed(self.vocab_size, self.emb_dim, self.embedding_std, self.dtype, name="embed")(ids)
+    if self.mask_token:
+      vector = self.param("mask_token", nn.initializers.normal(self.embedding_std), x.shape[-1:])
+      x = x if hidden is None else jnp.where(hidden[..., None], vector.astype(x.dtype), x)
     if self.cls:
       cls = self.param("cls", nn.initializers.zeros, (self.emb_dim,)).astype(self.dtype)
       x = jnp.concatenate([jnp.broadcast_to(cls, (len(x), 1, self.emb_dim)), x], axis=1)
@@ -162,6 +169,7 @@ class Encoder(nn.Module):
       "convolution": self.convolution,
       "output_norm": self.output_norm,
       "side": None if self.cls else self.side,
+      "causal": self.causal,
     }
     for i in range(self.num_layers):
       block = Block(attention, self.mlp_dim, self.dropout, self.dtype, name=f"block{i}")

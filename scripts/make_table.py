@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
-from lra.reporting import accuracy_table, run_record, table_formats, table_text
+from lra.reporting import accuracy_table, run_record, table_formats, table_text, token_table
 from lra.system.errors import UserError
 from lra.system.process import run_main
 
@@ -40,7 +40,7 @@ def main() -> int:
     there = ", ".join(sorted({r["preset"] for r in records}))
     raise UserError(f"no run of preset {', '.join(args.preset)}; there are runs of {there}")
   text = table_formats.FORMATS[args.format](
-    accuracy_table.tables(kept, mix=args.mix, full_size=base.TASKS)
+    accuracy_table.tables(kept, mix=args.mix, full_size=base.TASKS), token_table.tables(kept)
   )
   if args.update_readme:
     readme = ROOT / "README.md"

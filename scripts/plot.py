@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lra.reporting import pictures, run_record
+from lra.reporting import accuracy_table, pictures, run_record
 from lra.reporting.pictures import curves, series, style
 from lra.system.errors import UserError
 from lra.system.process import run_main
@@ -33,7 +33,7 @@ def main() -> int:
   )
   parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder")
   args = parser.parse_args()
-  records = run_record.read_all(args.source)
+  records = accuracy_table.of_classes(run_record.read_all(args.source))
   kept = [r for r in records if not args.preset or r["preset"] in args.preset]
   if not kept and not args.scaling:
     raise UserError(

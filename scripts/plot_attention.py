@@ -57,10 +57,12 @@ def main() -> int:
   calls, logits = attention_maps.calls(trained.model, trained.best.params, ids, lengths)
   length = int(lengths[0, args.document]) + config.model.cls
   layers = [attention_maps.layer(calls[i], i, args.document, length) for i in chosen]
+  of_class = config.train.objective == "classify"
+  seen = f"label {label}, predicted {int(logits.argmax())} " if of_class else ""
   about = (
     f"{table_text.name(config.model.attention)} on {table_text.name(config.task.name)}, "
     f"{args.split} example "
-    f"{args.example}: {length:,} positions, label {label}, predicted {int(logits.argmax())} "
+    f"{args.example}: {length:,} positions, {seen}"
     f"(parameters of step {int(trained.best.step):,})"
   )
   progress.line(about)

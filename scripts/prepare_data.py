@@ -20,6 +20,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from configs.lra.base import recipe_path
 from lra.data import store, tasks
 from lra.data.tasks import pathfinder
 from lra.runs import command
@@ -62,7 +63,9 @@ def main() -> int:
     try:
       task = tasks.get(name)
       try:
-        recipe = importlib.import_module(f"configs.lra.{name}").make("softmax", args.preset)
+        recipe = importlib.import_module(recipe_path(name).replace("/", ".")).make(
+          "softmax", args.preset
+        )
       except ValueError as error:
         raise UserError(str(error)) from None
       options = {key: value for key, value in recipe.task.items() if key != "name"}

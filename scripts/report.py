@@ -35,7 +35,7 @@ def main() -> int:
   parser.add_argument("--pictures", nargs="+", type=Path, default=[], help="PNG and SVG files")
   parser.add_argument("--out", type=Path, default=Path("report.html"))
   args = parser.parse_args()
-  records = run_record.read_all(args.source)
+  records = accuracy_table.of_classes(run_record.read_all(args.source))
   kept = [r for r in records if not args.preset or r["preset"] in args.preset]
   if not kept:
     raise UserError(

@@ -6,6 +6,7 @@ r"""Runs tasks x attentions x seeds, each as the train.py command that a person 
     scripts/run scripts/sweep.py --attentions cosformer --grid \
       model.attention_options.feature_map=relu,leaky_relu,identity
     scripts/run scripts/sweep.py --preset quick --tasks listops image --ablation locality
+    scripts/run scripts/sweep.py --tasks listops text --preset quick --pretrain masked
     scripts/run scripts/sweep.py --cluster slurm --partition gpu --gpus 1 --time 600
     scripts/run scripts/sweep.py --dry_run               the commands
 
@@ -46,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument(
     "--ablation", choices=tuple(ABLATIONS), help="its rows, of configs/lra/ablations.py"
   )
+  made.add_argument(
+    "--pretrain",
+    metavar="OBJECTIVE",
+    help="masked or next: each cell is two runs, this objective on the task's inputs first, then the "
+    "task from its encoder, together of as many steps as the cell alone",
+  )
+  made.add_argument("--pretrain_steps", type=int, help="of each cell; default: half of its steps")
   made.add_argument("--runs_dir", type=Path, help="of the runs' folders; default: runs")
   made.add_argument("--dry_run", action="store_true", help="print the commands and end")
   made.add_argument("--retries", type=int, default=0, help="of a failed run within this sweep")
@@ -123,6 +131,8 @@ def main() -> int:
     grid={key: values.split(",") for key, values in pairs(args.grid, "--grid").items()},
     ablation=args.ablation,
     runs_dir=args.runs_dir,
+    pretrain=args.pretrain,
+    pretrain_steps=args.pretrain_steps,
   )
   if args.dry_run:
     for cell in cells:

@@ -12,12 +12,14 @@ from ml_collections import ConfigDict
 import tiny
 import train
 from configs.lra import ranges
+from configs.lra.base import recipe_path
 from lra.data import tasks
 from lra.system.errors import UserError
 from lra.training import optim, setup
 
-RECIPES = sorted(p for p in (tiny.ROOT / "configs/lra").glob("*_*.py") if p.stem[0] != "_")
+RECIPES = sorted(p for p in (tiny.ROOT / "configs").glob("l*/*_*.py") if p.stem[0] != "_")
 PRESETS = ("default", "official", "small", "quick")
+CASES = [(p, s) for p in RECIPES for s in (PRESETS if p.parent.name == "lra" else PRESETS[::3])]
 
 
 def load(path, preset):
@@ -33,15 +35,17 @@ def _options(config):
 
 
 def test_every_task_has_a_recipe_for_every_mechanism():
-  named = {tuple(path.stem.rsplit("_", 1)) for path in RECIPES}
-  assert named == {(t, a) for t in tasks.TASKS for a in ("softmax", "linear", "cosformer")}
+  named = {f"{path.relative_to(tiny.ROOT).with_suffix('')}" for path in RECIPES}
+  mechanisms = ("softmax", "linear", "cosformer")
+  assert named == {f"{recipe_path(t)}_{a}" for t in tasks.TASKS for a in mechanisms}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path, preset", CASES, ids=lambda x: getattr(x, "stem", x))
 def test_recipe_builds(path, preset):
   config = load(path, preset)
-  assert path.stem == f"{config.task.name}_{config.model.attention}"
+  assert path.with_suffix("") == (
+    tiny.ROOT / f"{recipe_path(config.task.name)}_{config.model.attention}"
+  )
   task = tasks.get(config.task.name)
   longest = task.longest(_options(config))
   setup.check_training(config)
@@ -54,7 +58,9 @@ def test_recipe_builds(path, preset):
   init = lambda *inputs: model.init_with_output(jax.random.key(0), *inputs, train=False)
   logits, variables = jax.eval_shape(init, ids, lengths)
   jax.eval_shape(optimizer.init, variables["params"])
-  assert logits.shape == (2, task.num_classes) and logits.dtype == "float32"
+  tokens = (2, task.streams, longest, task.vocab_size)
+  assert logits.shape == ((2, task.num_classes) if task.num_classes else tokens)
+  assert logits.dtype == "float32"
 
   steps, rate = config.train.steps, config.optim.learning_rate
   assert 0 < config.train.log_every <= config.train.eval_every <= steps
@@ -65,12 +71,13 @@ def test_recipe_builds(path, preset):
   assert 0 < peak <= rate * 1.0001
 
 
-@pytest.mark.parametrize("task", sorted(tasks.TASKS))
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+  "task, preset", sorted({(p.stem.rpartition("_")[0], preset) for p, preset in CASES})
+)
 def test_mechanism_changes_the_mechanism_and_nothing_else(task, preset):
   """`--config.model.attention` and the name of the recipe come to the same, `official` apart."""
   made = [
-    load(tiny.ROOT / f"configs/lra/{task}_{attention}.py", preset).to_dict()
+    load(next(p for p in RECIPES if p.stem == f"{task}_{attention}"), preset).to_dict()
     for attention in ("linear", "cosformer")
   ]
   assert made[0]["model"].pop("attention") != made[1]["model"].pop("attention")

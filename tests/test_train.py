@@ -80,7 +80,7 @@ class Spy:
 
   made, seen = [], []
 
-  def __init__(self, model, split, buckets, batch_size):
+  def __init__(self, model, split, buckets, batch_size, objective):
     self.name = "validation" if not Spy.made else "test"
     Spy.made.append(self)
 

@@ -110,9 +110,9 @@ def config(**changes):
   return made
 
 
-def run(space, workdir, stop=None, **changes):
+def run(space, workdir, stop=None, init_from=None, **changes):
   """(result, what was printed) of a run in this process."""
-  folders = {"data_dir": space / "data", "raw_dir": None}
+  folders = {"data_dir": space / "data", "raw_dir": None, "init_from": init_from}
   with contextlib.redirect_stdout(io.StringIO()) as out:
     result = train.train(config(**changes), workdir, stop=stop or Never(), **folders)
   return result, out.getvalue()

@@ -43,7 +43,18 @@ TASKS: dict[str, dict[str, Any]] = {
   },
   "pathfinder": _PATHFINDER | {"resolution": 32},
   "pathx": _PATHFINDER | {"resolution": 128},
+  "lm": {
+    "source": "auto",  # wikitext, files (*.txt) or imdb; auto: the first of them that there is
+    "max_length": 1024,  # bytes of a block
+    "held_out": 0.05,  # share of a text without splits that is validation, as much again is test
+    "seed": 0,  # of the order of reviews, where the text is IMDB's
+  },
 }
+
+
+def recipe_path(task: str) -> str:
+  """The file of a task's presets without its suffix; those of a mechanism add _ and its name."""
+  return {"lm": "configs/lm/bytes"}.get(task, f"configs/lra/{task}")
 
 
 def base(task: str, attention: str) -> ConfigDict:
@@ -95,12 +106,15 @@ def base(task: str, attention: str) -> ConfigDict:
         "clip_norm": 1.0,  # of the global gradient norm; 0: off
       },
       "train": {
+        "objective": "classify",  # classify, masked (predict hidden tokens) or next (each next token)
+        "mask_share": 0.15,  # of objective masked: tokens that are hidden
         "steps": 5000,
         "batch_size": 32,  # over all devices
         "accumulate": 0,  # parts a batch is worked through in, gradients added up; 0: as is fastest
         "eval_batch_size": 64,  # over all devices; changes speed and memory, never a result
         "eval_every": 500,  # steps between evaluations on validation
-        "select": "best",  # what is tested: the best on validation, or the last as published
+        "select": "best",  # what is tested: the best on validation (by accuracy; of objectives
+        # over tokens by loss), or the last as published
         "log_every": 50,  # steps between log lines
         "steps_per_dispatch": 10,  # at most, in one call of the device
         "plateau_steps": 10_000,  # no better than the commonest label by then: report a plateau ...

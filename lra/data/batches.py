@@ -31,6 +31,7 @@ class Batch(NamedTuple):
   positions: Int[Array, "b s n"] | None  # of tokens in their input; None: 0, 1, 2 ...
   labels: Int[Array, "b"]
   weights: Float[Array, "b"]
+  examples: Int[Array, "b"]  # their numbers in the split; 0 for padding
 
 
 class Dispatch(NamedTuple):
@@ -224,6 +225,7 @@ class Split:
       positions=positions[0] if positions else None,
       labels=labels,
       weights=(index >= 0).astype(jnp.float32),
+      examples=safe,
     )
 
 

@@ -52,7 +52,9 @@ def open_store(
 
   Raises UserError when it is damaged, cannot be written, or has no source.
   """
-  path = data_dir / f"{task.name}-{_identity(task.name, options)}"
+  path = (
+    data_dir / f"{task.name}-{_identity(task.name, options, task.fingerprint(raw_dir, options))}"
+  )
   if not path.exists():
     with _writable(data_dir), archives.locked(data_dir / f".{path.name}.lock", report):
       if not path.exists():
@@ -156,8 +158,9 @@ def _load(path: Path) -> Store:
   return Store(path, splits, manifest)
 
 
-def _identity(name: str, options: Mapping[str, Any]) -> str:
-  canonical = json.dumps([FORMAT, name, dict(options)], sort_keys=True)
+def _identity(name: str, options: Mapping[str, Any], files: Any) -> str:
+  what = [FORMAT, name, dict(options), *([] if files is None else [files])]
+  canonical = json.dumps(what, sort_keys=True)
   return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 

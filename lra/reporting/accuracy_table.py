@@ -82,11 +82,23 @@ def tables(
 
   `full_size` has the data options of each task as published.
 
-  Raises UserError where a cell would mix configs, or a task data, unless `mix` allows it.
+  Records of objectives over tokens have tables of their own (token_table.py). Raises UserError where
+  a cell would mix configs, or a task data, unless `mix` allows it.
   """
+  records = of_classes(records)
   key = (lambda r: "") if mix else setting
   settings = sorted({key(r) for r in records}, key=lambda name: (name != "default", name))
   return [_table([r for r in records if key(r) == s], mix, full_size or {}) for s in settings]
+
+
+def objective(record: Mapping[str, Any]) -> str:
+  """What a run was trained for."""
+  return record["config"].get("train", {}).get("objective", "classify")
+
+
+def of_classes(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+  """Those of runs that learned a task's classes: what accuracies can be compared of."""
+  return [r for r in records if objective(r) == "classify"]
 
 
 def setting(record: Mapping[str, Any]) -> str:
@@ -110,9 +122,18 @@ def revisions(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def row_key(record: Mapping[str, Any]) -> tuple[str, str]:
-  """Mechanism and overrides: the row of a record."""
-  overrides = {k: v for k, v in record["overrides"].items() if not k.startswith("task.")}
-  return record["attention"], label(overrides)
+  """Mechanism and overrides, with what it was pretrained on: the row of a record."""
+  hidden = ("task.", "train.objective")
+  overrides = {k: v for k, v in record["overrides"].items() if not k.startswith(hidden)}
+  return record["attention"], ", ".join(filter(None, [pretraining(record), label(overrides)]))
+
+
+def pretraining(record: Mapping[str, Any]) -> str:
+  """The run that this one started from, without its seed; "" for none."""
+  if not (parent := record.get("parent")):
+    return ""
+  where = "" if parent["task"] == record["task"] else f" on {parent['task']}"
+  return f"after {parent['steps']:,} steps {parent['objective']}{where}"
 
 
 def _mixed_key(record: Mapping[str, Any], presets: str) -> tuple[str, str]:
@@ -177,7 +198,7 @@ def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) 
         f"{name}: more than one run of seed {min(twice)} ({names}), in one source or in two; "
         "take one away"
       )
-    if not mix and any(_comparable(r) != _comparable(here[0]) for r in here):
+    if not mix and any(comparable(r) != comparable(here[0]) for r in here):
       raise UserError(
         f"{name}: seeds {seeds} have different configs under the same name; --mix mixes them"
       )
@@ -208,7 +229,8 @@ def label(overrides: Mapping[str, Any]) -> str:
   return ", ".join(f"{k.removeprefix('model.attention_options.')}={v}" for k, v in kept.items())
 
 
-def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+  """The config without its seed."""
   return {key: value for key, value in record["config"].items() if key != "seed"}
 
 
@@ -217,7 +239,7 @@ def _unlike(records: Sequence[Mapping[str, Any]], task: str) -> bool:
   recipes = []
   for r in records:
     if r["task"] == task and not row_key(r)[1]:
-      config = _comparable(r)
+      config = comparable(r)
       own = ("attention", "attention_options")
       model = {k: v for k, v in config.get("model", {}).items() if k not in own}
       recipes.append(config | {"model": model})

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.lra.base import complete
+from configs.lra.base import complete, recipe_path
 from lra.runs import command, run_directory, run_result
 from lra.system.errors import UserError
 
@@ -53,6 +53,7 @@ def _make(folder: Path) -> dict[str, Any]:
     "overrides": command.overrides(values),
     "command": _command(values, recipe, preset),
     **{key: result[key] for key in RESULT},
+    **{key: result[key] for key in ("baseline_bits", "parent") if key in result},
     "config": config,
     "environment": {k: v for k, v in environment.items() if k != "command"},
     "curve": {
@@ -89,6 +90,8 @@ def disagreements(
     wrong.append(f"{result['steps']} steps of {config['train']['steps']} in config.json")
   for key, old, new in _different(config, typed):
     wrong.append(f"config.{key} is {old!r}, but the run's command gives {new!r} now")
+  tokens = "tokens" in result["test"]
+  by, sign = ("validation/loss", -1) if tokens else ("validation/accuracy", 1)
   evaluations = {m["step"]: m for m in metrics if "validation/accuracy" in m}
   if [m["step"] for m in metrics] != sorted(m["step"] for m in metrics):
     wrong.append("the steps of metrics.jsonl do not rise")
@@ -105,14 +108,17 @@ def disagreements(
   ):
     wrong.append("the validation accuracy of result.json is not that of metrics.jsonl")
   elif config["train"]["select"] == "best" and any(
-    m["validation/accuracy"] > selected["validation/accuracy"] + 1e-6 for m in evaluations.values()
+    sign * m[by] > sign * selected[by] + 1e-6 for m in evaluations.values()
   ):
     wrong.append("metrics.jsonl has a better evaluation than the one selected")
   if not 0 <= result["test"]["accuracy"] <= 1 or not math.isfinite(result["test"]["loss"]):
     wrong.append("the test result is impossible")
-  right = result["test"]["accuracy"] * result["test"]["examples"]
+  count = result["test"]["tokens" if tokens else "examples"]
+  right = result["test"]["accuracy"] * count
   if abs(right - round(right)) > 0.01:
-    wrong.append(f"{result['test']['examples']} test examples cannot give such an accuracy")
+    wrong.append(f"{count} test {'tokens' if tokens else 'examples'} cannot give such an accuracy")
+  if made["environment"].get("parent") != made.get("parent"):
+    wrong.append("the run it started from is not the same in result.json and environment.json")
   return wrong
 
 
@@ -175,7 +181,7 @@ def _flags(folder: Path, environment: Mapping[str, Any]) -> Any:
   program, *arguments = shlex.split(environment.get("command", "'something unknown'"))
   if program != "train.py":
     raise UserError(f"{folder} was made by {program[:80]}; only runs of train.py can be exported")
-  arguments = [re.sub(r"^(--?config=)?[^=]*/(configs/lra/)", r"\1\2", a) for a in arguments]
+  arguments = [re.sub(r"^(--?config=)?[^=]*/(configs/l(?:ra|m)/)", r"\1\2", a) for a in arguments]
   try:
     return command.read(arguments)
   except UserError as error:
@@ -188,8 +194,11 @@ def _flags(folder: Path, environment: Mapping[str, Any]) -> Any:
 def _command(values: Any, recipe: str, preset: str) -> str:
   """The shortest command that makes the same run."""
   given = {"seed": values.config.seed} | command.overrides(values)
-  config = f"configs/lra/{recipe}.py" + (f":{preset}" if preset else "")
+  folder = recipe_path(values.config.task.name).rpartition("/")[0]
+  config = f"{folder}/{recipe}.py" + (f":{preset}" if preset else "")
   settings = [f"--config.{key}={value}" for key, value in given.items()]
+  if values.init_from:
+    settings.append(f"--init_from=runs/{Path(values.init_from).name}")
   return shlex.join(["python", "train.py", "--config", config, *settings])
 
 

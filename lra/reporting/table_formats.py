@@ -1,4 +1,4 @@
-"""The accuracy table in each of its formats: Markdown, LaTeX, CSV, JSON."""
+"""The accuracy tables, and those of objectives over tokens, as Markdown, LaTeX, CSV or JSON."""
 
 import csv
 import dataclasses
@@ -8,11 +8,29 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from lra.reporting import token_table
 from lra.reporting.accuracy_table import PUBLISHED, SOURCE, Score, Table
-from lra.reporting.table_text import grid, markdown, notes, significance, title
+from lra.reporting.table_text import grid, markdown_table, notes, significance, title
+from lra.reporting.token_table import TokenTable
+
+NOTHING = "No finished run has been exported to `results/` yet."
 
 
-def latex(tables: Iterable[Table]) -> str:
+def markdown(tables: Iterable[Table], tokens: Iterable[TokenTable] = ()) -> str:
+  """All tables, under a heading each."""
+  parts = []
+  for table in tables:
+    parts += [f"### Preset `{table.preset}`", markdown_table(*grid(table))]
+    header, rows = significance(table)
+    parts += [markdown_table(header, rows)] if rows else []
+    parts.append("\n".join(f"- {note}" for note in notes(table)))
+  for table in tokens:
+    parts += [f"### {token_table.heading(table)}", markdown_table(*token_table.grid(table))]
+    parts.append("\n".join(f"- {note}" for note in token_table.notes(table)))
+  return "\n\n".join(parts or [NOTHING]) + "\n"
+
+
+def latex(tables: Iterable[Table], tokens: Iterable[TokenTable] = ()) -> str:
   """A tabular for each table, without packages; the notes below it."""
   parts = []
   for table in tables:
@@ -31,6 +49,15 @@ def latex(tables: Iterable[Table]) -> str:
       f"% preset {table.preset}\n\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}\n{body}\n"
       f"\\end{{tabular}}\n\n{{\\footnotesize\n{below}\n\n}}\n"
     )
+  for table in tokens:
+    header, rows = token_table.grid(table)
+    lines = [f"  {' & '.join(map(_tex, line))} \\\\" for line in (header, *rows)]
+    lines.insert(1, "  \\hline")
+    body, below = "\n".join(lines), "\n\n".join(map(_tex, token_table.notes(table)))
+    parts.append(
+      f"% {token_table.heading(table)}\n\\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}\n{body}\n"
+      f"\\end{{tabular}}\n\n{{\\footnotesize\n{below}\n\n}}\n"
+    )
   return "\n".join(parts)
 
 
@@ -41,7 +68,7 @@ def _tex(text: str) -> str:
   return text
 
 
-def comma_separated(tables: Iterable[Table]) -> str:
+def comma_separated(tables: Iterable[Table], tokens: Iterable[TokenTable] = ()) -> str:
   """One line a number, so that other programs can read it."""
   out = io.StringIO()
   writer = csv.writer(out, lineterminator="\n")
@@ -67,6 +94,15 @@ def comma_separated(tables: Iterable[Table]) -> str:
     for task, (baseline, value) in table.baselines.items():
       head = (table.preset, "baseline", baseline, "", task)
       writer.writerow([*head, _csv(value), "", "", "", "", ""])
+  for table in tokens:
+    for row in table.rows:
+      numbers = (row.test.mean, row.test.std, len(row.test.by_seed), row.parameters)
+      head = (table.preset, f"bits a token, {table.objective}", row.attention, row.overrides)
+      writer.writerow([*head, row.task, *map(_csv, numbers), "", ""])
+    for task, baselines in table.baselines.items():
+      for baseline, bits in baselines.items():
+        head = (table.preset, f"baseline, bits a token, {table.objective}", baseline, "", task)
+        writer.writerow([*head, _csv(bits), "", "", "", "", ""])
   for model, figures in PUBLISHED.items():
     for task, value in figures.items():
       writer.writerow(["", "published", model, "", task, _csv(value), "", "", "", "", ""])
@@ -77,10 +113,11 @@ def _csv(value: float | str | None) -> str:
   return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def as_json(tables: Iterable[Table]) -> str:
+def as_json(tables: Iterable[Table], tokens: Iterable[TokenTable] = ()) -> str:
   """Everything, in full."""
   content = {
     "tables": [_json(table) for table in tables],
+    "tokens": [dataclasses.asdict(table) for table in tokens],
     "published": {"source": SOURCE, "accuracy": PUBLISHED},
   }
   return json.dumps(content, indent=1) + "\n"

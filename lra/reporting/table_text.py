@@ -1,6 +1,6 @@
 """An accuracy table as text: cells, notes, Markdown, and its place in the README."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lra.reporting.accuracy_table import FEW, PUBLISHED, SOURCE, TASKS, Row, Score, Table
 from lra.system.errors import UserError
@@ -12,11 +12,11 @@ NAMES = {
   "image": "Image",
   "pathfinder": "Pathfinder",
   "pathx": "Path-X",
+  "lm": "text bytes",
   "cosformer": "cosFormer",
 }
 MARKERS = "<!-- results -->", "<!-- /results -->"
 WELCH = ", or Welch's where the seeds do not pair (n + m)"
-NOTHING = "No finished run has been exported to `results/` yet."
 
 
 def name(key: str) -> str:
@@ -29,12 +29,12 @@ def title(row: Row) -> str:
   return name(row.attention) + (f" ({row.overrides})" if row.overrides else "")
 
 
-def cell(score: Score | None, *, few: bool, stuck: bool = False) -> str:
+def cell(score: Score | None, *, few: bool, stuck: bool = False, digits: int = 2) -> str:
   """Mean ± standard deviation, and marks."""
   if score is None:
     return "–"
-  spread = "" if score.std is None else f" ± {score.std:.2f}"
-  return f"{score.mean:.2f}{spread}{'*' * few}{'†' * stuck}"
+  spread = "" if score.std is None else f" ± {score.std:.{digits}f}"
+  return f"{score.mean:.{digits}f}{spread}{'*' * few}{'†' * stuck}"
 
 
 def grid(table: Table) -> tuple[list[str], list[list[str]]]:
@@ -83,13 +83,14 @@ def significance(table: Table) -> tuple[list[str], list[list[str]]]:
     for task in columns:
       d = found.get((i, j, task))
       count = "" if d is None else " + ".join(map(str, d.seeds))
-      p = "" if d is None else f" ({'no p' if d.p is None else f'p {_p(d.p)}'}, {count})"
+      p = "" if d is None else f" ({'no p' if d.p is None else f'p {p_value(d.p)}'}, {count})"
       cells.append("–" if d is None else f"{d.mean:+.2f}{p}")
     rows.append([f"{title(table.rows[j])} − {title(table.rows[i])}", *cells])
   return ["difference (p, seeds)", *map(name, columns)], rows
 
 
-def _p(p: float) -> str:
+def p_value(p: float) -> str:
+  """Three digits of p."""
   return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -154,18 +155,8 @@ def _revisions(table: Table) -> str:
   return ", ".join(parts)
 
 
-def markdown(tables: Iterable[Table]) -> str:
-  """All tables, under a heading each."""
-  parts = []
-  for table in tables:
-    parts += [f"### Preset `{table.preset}`", _markdown(*grid(table))]
-    header, rows = significance(table)
-    parts += [_markdown(header, rows)] if rows else []
-    parts.append("\n".join(f"- {note}" for note in notes(table)))
-  return "\n\n".join(parts or [NOTHING]) + "\n"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A table of text cells."""
   escape = lambda cells: [c.replace("|", "\\|").replace("*", "\\*") for c in cells]
   lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
   return "\n".join(f"| {' | '.join(escape(line))} |" for line in lines)

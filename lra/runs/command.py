@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from configs.lra.base import TASKS as RECIPES
+from configs.lra.base import TASKS, recipe_path
 from lra.system.errors import UserError
 from models.attention import ATTENTION, options
 
@@ -46,6 +46,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagValues:
     "raw_dir",
     os.environ.get("LRA_RAW_DIR"),
     "Folder of your own raw data (archives as published, or unpacked). Default: $LRA_RAW_DIR.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "init_from",
+    None,
+    "Folder of a finished run whose encoder this one starts from, with a fresh head: masked or next "
+    "(--config.train.objective) first, then the task.",
     flag_values=values,
   )
   flags.DEFINE_float(
@@ -83,10 +90,10 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
 def _follow(values: flags.FlagValues, given: Mapping[str, Any]) -> None:
   """Gives another mechanism than the file's the options that its own file would set for it."""
   name, preset = recipe(values)
-  config, task = values.config, name.rpartition("_")[0]
-  if task not in RECIPES:  # a file of the user's
+  config, files = values.config, {Path(path).name: path for path in map(recipe_path, TASKS)}
+  if (file := name.rpartition("_")[0]) not in files:  # a file of the user's
     return
-  own = importlib.import_module(f"configs.lra.{task}").make(
+  own = importlib.import_module(files[file].replace("/", ".")).make(
     config.model.attention, preset or "default"
   )
   known = options(config.model.attention)
@@ -135,10 +142,12 @@ def _cause(error: Exception) -> str:
 
 
 def default_workdir(values: flags.FlagValues) -> Path:
-  """runs/<recipe>[-<preset>][-<key>=<value> ...]-seed<seed>."""
+  """runs/<recipe>[-<preset>][-<key>=<value> ...][-init_from=<run>]-seed<seed>."""
   name, preset = recipe(values)
   parts = [name, *([preset] if preset else [])]
   parts += [f"{key}={value}" for key, value in overrides(values).items()]
+  if values.init_from:
+    parts.append(f"init_from={Path(values.init_from).resolve().name}")
   text = re.sub(r"[^\w.=+-]+", "_", "-".join(parts))
   if len(text) > 160:  # file names have 255 bytes at most
     text = f"{text[:140]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

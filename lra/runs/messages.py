@@ -39,24 +39,32 @@ def progress_line(
     return f"step {step:,}/{steps:,}"
   left = (clock.total - clock.pauses["compilation"]) / (step - begin) * (steps - step)
   return (
-    f"step {step:,}/{steps:,}  loss {values['train/loss']:.4f}  "
-    f"accuracy {values['train/accuracy']:.4f}  {values['time/examples_per_second']:,.0f} examples/s  "
+    f"step {step:,}/{steps:,}  {score(values, 'train/')}  "
+    f"{values['time/examples_per_second']:,.0f} examples/s  "
     f"{values['time/tokens_per_second']:,.0f} real tokens/s  {duration(left)} left"
   )
 
 
+def score(values: Mapping[str, float], prefix: str = "") -> str:
+  """Loss and accuracy; over tokens, bits a token, perplexity and accuracy."""
+  accuracy = f"accuracy {values[f'{prefix}accuracy']:.4f}"
+  if f"{prefix}bits_per_token" not in values:
+    return f"loss {values[f'{prefix}loss']:.4f}  {accuracy}"
+  bits, perplexity = values[f"{prefix}bits_per_token"], values[f"{prefix}perplexity"]
+  return f"{bits:.4f} bits/token  perplexity {perplexity:.3f}  {accuracy}"
+
+
 def evaluation_line(step: int, measured: Mapping[str, float], best: Best) -> str:
   """The line of one evaluation."""
-  return (
-    f"step {step:,}  validation loss {measured['loss']:.4f}  accuracy {measured['accuracy']:.4f}"
-    + ("  (kept)" if int(best.step) == step else "")
+  return f"step {step:,}  validation {score(measured)}" + (
+    "  (kept)" if int(best.step) == step else ""
   )
 
 
 def plateau_line(step: int, best: Best, again: bool) -> str:
   """The line of a plateau; `again`: the run starts again from another seed."""
   return (
-    f"plateau: after step {step:,} the best validation accuracy, {float(best.accuracy):.4f}, is no "
+    f"plateau: after step {step:,} the best validation accuracy, {float(best.score):.4f}, is no "
     "better than always answering the commonest label; "
     + ("starting again from another seed" if again else "no config.train.restarts left")
   )
@@ -66,8 +74,16 @@ def summary(result: Mapping[str, Any], workdir: Path) -> str:
   """The last lines of a run."""
   baselines = ", ".join(f"{name} {value:.4f}" for name, value in result["baselines"].items())
   test, validation, time = result["test"], result["validation"], result["time"]
+  bits = []
+  if "bits_per_token" in test:
+    others = ", ".join(f"{k} {v:.4f}" for k, v in result.get("baseline_bits", {}).items())
+    bits = [
+      f"bits/token      {test['bits_per_token']:.4f} (perplexity {test['perplexity']:.3f}) on "
+      f"{test['tokens']:,} tokens; {others}"
+    ]
   return "\n".join(
     [
+      *bits,
       f"test accuracy   {test['accuracy']:.4f} on {test['examples']:,} examples "
       f"(step {validation['step']:,}, validation {validation['accuracy']:.4f})",
       f"baselines       {baselines}",

@@ -95,10 +95,11 @@ class RunDirectory:
     self.close()
     (self.folder / "metrics.jsonl").rename(self.folder / f"metrics.attempt{self.attempt}.jsonl")
 
-  def start(self, step: int, data: str) -> None:
+  def start(self, step: int, data: str, parent: Mapping[str, Any] | None = None) -> None:
     """Opens the logs to continue after `step`: what an interrupted session wrote later is dropped.
 
-    Raises UserError if the steps before were trained on other data; `data` is its digest.
+    data: its digest. parent: what the record says of the run that this one started from.
+    Raises UserError if the steps before were trained on other data, or from other parameters.
     """
     if not self._writes:
       return
@@ -109,12 +110,21 @@ class RunDirectory:
         left.unlink()
     before, now = (
       _read(self.folder / "environment.json") or {},
-      environment.describe() | {"data": data},
+      environment.describe() | {"data": data} | ({"parent": parent} if parent else {}),
     )
     if (step or self.attempt) and before.get("data", data) != data:
       raise UserError(
         f"{self.folder} was trained on other data ({before['data'][:12]}) than is there now "
         f"({data[:12]}): set --data_dir and --raw_dir as they were, or choose another --workdir"
+      )
+    if (step or self.attempt) and before.get("parent") != parent:
+      there, here = (
+        f"{p['run']} ({p['digest'][:12]})" if p else "fresh parameters"
+        for p in (before.get("parent"), parent)
+      )
+      raise UserError(
+        f"{self.folder} was started from {there}, now it is {here}: set --init_from as it was, or "
+        "choose another --workdir"
       )
     session = {key: now[key] for key in ("revision", "modified", "device", "devices")}
     sessions = before.get("sessions", []) if step or self.attempt else []

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 
 from lra.data.store import Store
 from lra.runs import environment
+from lra.system.errors import UserError
 from lra.system.progress import Clock
 from lra.training.step import Best, State
 
@@ -22,19 +24,28 @@ def make(
   best: Best,
   restarts: int,
   baselines: Mapping[str, float],
+  baseline_bits: Mapping[str, float],
   metrics: Sequence[Mapping[str, float]],
   clock: Clock,
+  parent: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-  """The content of result.json; accuracies in [0, 1], times in seconds (pauses: the last session's)."""
+  """The content of result.json; accuracies in [0, 1], times in seconds (pauses: the last session's).
+
+  baseline_bits: of objectives over tokens, bits a token of each baseline.
+  parent: the run that this one started from, as lra.runs.parent_run has it.
+  """
   return {
     "task": config.task.name,
+    "objective": config.train.objective,
     "attention": config.model.attention,
     "seed": config.seed,
     "test": dict(test),
-    "validation": {"accuracy": float(best.accuracy), "step": int(best.step)},
-    "plateau": plateau(best, data),
+    "validation": {**_selected(best, metrics), "step": int(best.step)},
+    "plateau": config.train.objective == "classify" and plateau(best, data),
     "restarts": restarts,
     "baselines": dict(baselines),
+    **({"baseline_bits": dict(baseline_bits)} if baseline_bits else {}),
+    **({"parent": dict(parent)} if parent else {}),
     "steps": int(state.step),
     "parameters": parameter_count(state),
     "data": {"origin": data.manifest["source"]["origin"], "digest": data.digest},
@@ -43,16 +54,35 @@ def make(
   }
 
 
+def _selected(best: Best, metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """The validation figures of the parameters that were tested."""
+  at = int(best.step)
+  line = next(m for m in reversed(metrics) if m["step"] == at and "validation/accuracy" in m)
+  names = ("accuracy", "loss", "bits_per_token", "perplexity")
+  names = names if "validation/bits_per_token" in line else names[:1]
+  return {name: line[f"validation/{name}"] for name in names}
+
+
 def plateau(best: Best, data: Store) -> bool:
   """Whether the validation accuracy is within three standard errors of the commonest label's share."""
   labels = data.manifest["splits"]["validation"]["labels"]
   share = max(labels) / sum(labels)
-  return float(best.accuracy) <= share + 3 * (share * (1 - share) / sum(labels)) ** 0.5
+  return float(best.score) <= share + 3 * (share * (1 - share) / sum(labels)) ** 0.5
 
 
 def parameter_count(state: State) -> int:
   """How many parameters the model has."""
   return sum(p.size for p in jax.tree.leaves(state.params))
+
+
+def check_parent(result: Mapping[str, Any], init_from: Path | None, folder: Path) -> None:
+  """Raises UserError if the finished run in `folder` started from another run than `init_from`."""
+  there, here = result.get("parent", {}).get("run"), init_from and init_from.resolve().name
+  if there != here:
+    raise UserError(
+      f"{folder} holds a run that started from {there or 'fresh parameters'}, not from "
+      f"{here or 'fresh parameters'}; choose another --workdir"
+    )
 
 
 def rates(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:

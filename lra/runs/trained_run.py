@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from configs.lra.base import complete
@@ -26,10 +25,16 @@ class TrainedRun(NamedTuple):
   data: store.Store
 
 
-def load(
-  run: Path, data_dir: Path, raw_dir: Path | None, report: Callable[[str], None]
-) -> TrainedRun:
-  """The best parameters of a run so far, and its data. Raises UserError without a checkpoint."""
+class BestOfRun(NamedTuple):
+  """The best parameters of a run so far, without its data."""
+
+  config: ConfigDict
+  parts: setup.Parts
+  best: step.Best
+
+
+def load_best(run: Path) -> BestOfRun:
+  """What the newest checkpoint of a run has. Raises UserError without a checkpoint."""
   try:
     config = ConfigDict(complete(json.loads((run / "config.json").read_text())))
   except (OSError, ValueError):
@@ -37,18 +42,26 @@ def load(
   if not (run / "checkpoints").is_dir():
     raise UserError(f"{run} has no checkpoint; the same train.py makes one")
   parts = setup.build(config)
-  task, everywhere = parts.task, devices.replicated(parts.mesh)
-  state = step.init(parts.model, parts.optimizer, jax.random.key(0), task.streams, everywhere)
-  like = {"state": state, "best": step.Best.of(state, -1.0), "seconds": jnp.zeros(())}
+  everywhere = devices.replicated(parts.mesh)
+  state = step.init(parts.model, parts.optimizer, jax.random.key(0), parts.task.streams, everywhere)
   checkpoints = checkpoint.Checkpoints(run / "checkpoints")
   try:
     if checkpoints.latest is None:
       raise UserError(f"{run} has no checkpoint; the same train.py makes one")
-    best = checkpoints.load(like, "was it written by another revision? check that out")["best"]
+    like = step.saved(state, step.Best.of(state), 0.0)
+    tree = checkpoints.load(like, "was it written by another revision? check that out")
   finally:
     checkpoints.close()
+  return BestOfRun(config, parts, step.restored(tree)[1])
+
+
+def load(
+  run: Path, data_dir: Path, raw_dir: Path | None, report: Callable[[str], None]
+) -> TrainedRun:
+  """The best parameters of a run so far, and its data. Raises UserError without a checkpoint."""
+  config, parts, best = load_best(run)
   data = store.open_store(
-    task, parts.task_options, data_dir=data_dir, raw_dir=raw_dir, report=report
+    parts.task, parts.task_options, data_dir=data_dir, raw_dir=raw_dir, report=report
   )
   known = json.loads((run / "environment.json").read_text()).get("data", data.digest)
   if known != data.digest:
@@ -56,4 +69,4 @@ def load(
       f"{run} was trained on other data ({known[:12]}) than is there now ({data.digest[:12]}): set "
       "--data_dir and --raw_dir as they were"
     )
-  return TrainedRun(config, task, parts.model, best, data)
+  return TrainedRun(config, parts.task, parts.model, best, data)

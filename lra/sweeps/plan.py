@@ -1,7 +1,7 @@
 """The cells of a sweep: their command lines, folders, state, and the time that is left.
 
 A cell is one command line of train.py and the folder that command would choose by itself, so that
-runs typed by hand and runs of a sweep are the same runs.
+runs typed by hand and runs of a sweep are the same runs. It may start from another cell's parameters.
 """
 
 import dataclasses
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from configs.lra.ablations import ABLATIONS, Row
-from configs.lra.base import complete
+from configs.lra.base import complete, recipe_path
 from lra.data import tasks
 from lra.runs import command
 from lra.system.errors import UserError
 from lra.system.progress import duration
 from models.attention import ATTENTION, options
+from models.heads import OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")  # the five of the average
@@ -34,6 +35,7 @@ class Cell:
   arguments: tuple[str, ...]  # of train.py
   folder: Path
   config: Mapping[str, Any] = dataclasses.field(compare=False, repr=False)
+  parent: "Cell | None" = dataclasses.field(default=None, compare=False, repr=False)  # runs first
 
   @property
   def command(self) -> str:
@@ -56,6 +58,8 @@ def cells(
   grid: Mapping[str, Sequence[str]] | None = None,
   ablation: str | None = None,
   runs_dir: Path | None = None,
+  pretrain: str | None = None,
+  pretrain_steps: int | None = None,
 ) -> list[Cell]:
   """All combinations, seeds outermost, then mechanisms: whole tables first, in them whole rows.
 
@@ -63,6 +67,8 @@ def cells(
     on those of the tasks that it fits.
   arguments: more of train.py's. grid: config keys and their values; where it varies an option that a
     mechanism does not have, that mechanism runs once.
+  pretrain: an objective over tokens; each combination is then two runs, that one for
+    `pretrain_steps` (None: half of the steps) and the task itself, from its encoder, for the rest.
   Raises UserError for flags and keys that train.py would refuse, before anything runs.
   """
   grid = {key.removeprefix("config."): values for key, values in (grid or {}).items()}
@@ -76,6 +82,13 @@ def cells(
     raise UserError(
       f"--grid varies {both[0]}, and --config.{both[0]} sets it: leave one of them out"
     )
+  if pretrain:
+    if pretrain not in OBJECTIVES[1:]:
+      raise UserError(f"--pretrain is {' or '.join(OBJECTIVES[1:])}, not {pretrain!r}")
+    if given & {"init_from", "config.train.objective"} or "train.objective" in grid:
+      raise UserError("--pretrain chooses --init_from and config.train.objective; leave them out")
+  elif pretrain_steps is not None:
+    raise UserError("--pretrain_steps goes with --pretrain")
   for attention in attentions:
     if attention not in ATTENTION:
       raise UserError(f"unknown attention {attention!r}; there are {', '.join(sorted(ATTENTION))}")
@@ -91,15 +104,11 @@ def cells(
     attention, more = row.attention, {**row.changes, **more}
     own = [f"--config.{key}={value}" for key, value in more.items() if _has(attention, key)]
     given = (*_recipe(name, attention, preset), f"--config.seed={seed}", *own, *arguments)
-    values = command.read(given)
-    folder = command.default_workdir(values)
-    if runs_dir is None:
-      folder = ROOT / folder
+    whole = _cell(name, attention, seed, given, runs_dir)
+    if pretrain:
+      made += _in_two(whole, given, runs_dir, pretrain, pretrain_steps)
     else:
-      folder = runs_dir.absolute() / folder.name
-      given += (f"--workdir={folder}",)
-    config = json.loads(json.dumps(values.config.to_dict()))
-    made.append(Cell(name, attention, seed, given, folder, config))
+      made.append(whole)
   return list({cell.folder: cell for cell in made}.values())
 
 
@@ -107,6 +116,48 @@ def _rows(ablation: str) -> tuple[Row, ...]:
   if ablation not in ABLATIONS:
     raise UserError(f"unknown ablation {ablation!r}; there are {', '.join(ABLATIONS)}")
   return ABLATIONS[ablation]
+
+
+def _cell(
+  task: str,
+  attention: str,
+  seed: int,
+  given: tuple[str, ...],
+  runs_dir: Path | None,
+  parent: Cell | None = None,
+) -> Cell:
+  """The run of the arguments `given`, in the folder that they would choose."""
+  values = command.read(given)
+  folder = command.default_workdir(values)
+  if runs_dir is None:
+    folder = ROOT / folder
+  else:
+    folder = runs_dir.absolute() / folder.name
+    given += (f"--workdir={folder}",)
+  config = json.loads(json.dumps(values.config.to_dict()))
+  return Cell(task, attention, seed, given, folder, config, parent)
+
+
+def _in_two(
+  whole: Cell, given: tuple[str, ...], runs_dir: Path | None, objective: str, steps: int | None
+) -> tuple[Cell, Cell]:
+  """Pretraining, then the task from its encoder, together of as many steps as `whole`."""
+  total = whole.config["train"]["steps"]
+  first = total // 2 if steps is None else steps
+  if not tasks.get(whole.task).num_classes:
+    raise UserError(
+      f"--pretrain: the texts of task {whole.task} have no classes to learn afterwards"
+    )
+  if not 0 < first < total:
+    raise UserError(
+      f"--pretrain_steps {first}: {whole.folder.name} has {total} steps, of which some have to be left"
+    )
+  head = whole.task, whole.attention, whole.seed
+  own = (f"--config.train.objective={objective}", f"--config.train.steps={first}")
+  parent = _cell(*head, given + own, runs_dir)
+  path = parent.folder if runs_dir else parent.folder.relative_to(ROOT)
+  own = (f"--config.train.steps={total - first}", f"--init_from={path}")
+  return parent, _cell(*head, given + own, runs_dir, parent)
 
 
 def _has(attention: str, key: str) -> bool:
@@ -119,10 +170,11 @@ def _has(attention: str, key: str) -> bool:
 def _recipe(task: str, attention: str, preset: str) -> tuple[str, ...]:
   """The arguments that choose a recipe; a mechanism without a file of its own takes cosFormer's."""
   suffix = "" if preset == "default" else f":{preset}"
-  if (ROOT / f"configs/lra/{task}_{attention}.py").exists():
-    return "--config", f"configs/lra/{task}_{attention}.py{suffix}"
+  path = recipe_path(task)
+  if (ROOT / f"{path}_{attention}.py").exists():
+    return "--config", f"{path}_{attention}.py{suffix}"
   other = f"--config.model.attention={attention}"
-  return "--config", f"configs/lra/{task}_cosformer.py{suffix}", other
+  return "--config", f"{path}_cosformer.py{suffix}", other
 
 
 def result(cell: Cell) -> dict[str, Any] | None:
@@ -203,6 +255,8 @@ def overview(
   """One line: counts, time left, the best test accuracy of each task, how far the runs are."""
   best: dict[str, tuple[float, str]] = {}
   for cell, found in results.items():
+    if "bits_per_token" in found["test"]:  # of tokens, not of the task
+      continue
     here = (found["test"]["accuracy"], cell.attention)
     best[cell.task] = max(best.get(cell.task, here), here)
   parts = [

@@ -90,9 +90,21 @@ class Sweep:
   def _outcome(self) -> Outcome:
     return Outcome(self.finished, self.failed, [*self.running, *self.waiting])
 
+  def _next(self) -> Cell | None:
+    """The first waiting cell that has nothing to wait for; those that wait for a failed one fail."""
+    for cell in list(self.waiting):
+      if cell.parent is None or cell.parent in self.finished:
+        self.waiting.remove(cell)
+        return cell
+      if cell.parent in self.failed:
+        self.waiting.remove(cell)
+        self.failed[cell] = f"{cell.parent.folder.name}, from which it starts, failed"
+    return None
+
   def _submit(self, made: Any) -> bool:
     """Starts the next cell; False if the cluster takes no more jobs for now."""
-    cell = self.waiting.popleft()
+    if (cell := self._next()) is None:
+      return False
     taken = {slot for _, slot, _, _ in self.running.values()}
     slot = next(slot for slot in range(self.jobs) if slot not in taken)
     environment = (

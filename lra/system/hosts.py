@@ -7,6 +7,7 @@ import collections
 import os
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,7 +32,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
   several = pod or any(environment.get(name, "1") not in ("", "1") for name in SIZES)
   if not given and not several:
     return
-  options = {}
+  options: dict[str, Any] = {}
   if given:
     if len(given) < len(OWN):
       raise UserError(f"{', '.join(given)} set, but not all of {', '.join(OWN)}")

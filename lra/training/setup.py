@@ -14,8 +14,10 @@ from configs.lra import ranges
 from lra.data import batches, store, tasks
 from lra.system import devices
 from lra.system.errors import UserError
-from lra.training import optim
+from lra.training import objectives, optim
 from models import heads
+from models.attention import ATTENTION
+from models.attention import options as attention_options
 
 
 class Parts(NamedTuple):
@@ -26,6 +28,7 @@ class Parts(NamedTuple):
   longest: int  # tokens of an input at most
   mesh: Mesh
   model: Any
+  objective: objectives.Objective
   optimizer: optax.GradientTransformation
   schedule: optim.Schedule
 
@@ -38,8 +41,11 @@ def build(config: ConfigDict) -> Parts:
   longest = task.longest(options)
   mesh = devices.data_mesh()
   check_devices(config, mesh.size)
+  check_objective(config, task)
   model = build_model(config, task, longest)
-  return Parts(task, options, longest, mesh, model, *optim.make(config.optim, config.train.steps))
+  objective = objectives.make(config.train.objective, model, config.train.mask_share)
+  optimizer, schedule = optim.make(config.optim, config.train.steps)
+  return Parts(task, options, longest, mesh, model, objective, optimizer, schedule)
 
 
 class Data(NamedTuple):
@@ -89,6 +95,9 @@ def build_model(config: ConfigDict, task: tasks.Task, longest: int) -> Any:
       f"config.model.attention_options.length {fixed} is less than the {longest + model['cls']} "
       "positions of the longest input"
     )
+  objective, known = config.train.objective, config.model.attention in ATTENTION
+  if objective == "next" and known and "length" in attention_options(config.model.attention):
+    model["attention_options"]["length"] = fixed or longest  # the true length would tell the end
   try:
     built = heads.build(
       model,
@@ -97,6 +106,7 @@ def build_model(config: ConfigDict, task: tasks.Task, longest: int) -> Any:
       max_length=longest,
       side=config.task.get("resolution"),  # of the tasks whose tokens are pixels
       dtype=dtype,
+      objective=objective,
     )
     inputs = (
       jnp.zeros((1, task.streams, longest), jnp.int32),
@@ -129,4 +139,22 @@ def check_devices(config: ConfigDict, count: int) -> None:
     raise UserError(
       f"config.train.accumulate {config.train.accumulate} does not divide the "
       f"{config.train.batch_size // count} examples of a device"
+    )
+
+
+def check_objective(config: ConfigDict, task: tasks.Task) -> None:
+  """Raises UserError for an objective that is none, or does not fit the task or the model."""
+  objective = config.train.objective
+  if objective not in heads.OBJECTIVES:
+    raise UserError(
+      f"config.train.objective is one of {', '.join(heads.OBJECTIVES)}, not {objective!r}"
+    )
+  if objective == "classify" and not task.num_classes:
+    raise UserError(
+      f"the texts of task {task.name} have no classes: set config.train.objective to masked or next"
+    )
+  if objective == "next" and config.model.cls:
+    raise UserError(
+      "config.train.objective=next has no use for a CLS vector: set config.model.cls=False (and "
+      "config.model.pooling=masked_mean for the classifier that starts from it)"
     )

@@ -1,7 +1,8 @@
 """The training step: state, metrics, and one jitted function that advances several steps."""
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -15,12 +16,13 @@ from jax import lax
 from lra.data.batches import Batch, Dispatch, Split
 from lra.system import devices
 from lra.system.progress import Clock
-from lra.training import memory
+from lra.training import memory, objectives
+from lra.training.objectives import Objective, Scores, in_bits
 
 
 @flax.struct.dataclass
 class Metrics(metrics.Collection):
-  """Means over real examples."""
+  """Means over real examples, or over what is predicted of their tokens."""
 
   loss: metrics.Average.from_output("loss")
   accuracy: metrics.Average.from_output("correct")
@@ -68,12 +70,22 @@ def init(
   return jax.jit(fresh, out_shardings=sharding)(key)
 
 
-def report(window: Window, learning_rate: jax.Array, seconds: float) -> dict[str, float]:
-  """Means over a window by their names in metrics.jsonl; `seconds` of training it took."""
+def report(
+  window: Window,
+  learning_rate: jax.Array,
+  seconds: float,
+  *,
+  examples: int,
+  over_tokens: bool = False,
+) -> dict[str, float]:
+  """Means over a window of so many examples, by their names in metrics.jsonl.
+
+  seconds: of training that it took. over_tokens: the loss is a mean over tokens.
+  """
   window = jax.device_get(window)
-  means = {f"train/{name}": float(value) for name, value in window.metrics.compute().items()}
-  examples = float(window.metrics.loss.count)
-  return means | {
+  means = {name: float(value) for name, value in window.metrics.compute().items()}
+  means |= in_bits(means["loss"]) if over_tokens else {}
+  return {f"train/{name}": value for name, value in means.items()} | {
     "train/learning_rate": float(learning_rate),
     "train/real_token_share": float(window.real_tokens / window.all_tokens),
     "time/seconds": seconds,
@@ -82,24 +94,31 @@ def report(window: Window, learning_rate: jax.Array, seconds: float) -> dict[str
   }
 
 
-def cross_entropy(logits: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """Loss and correctness of every example, float32 [b]."""
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-  return loss, (logits.argmax(-1) == batch.labels).astype(jnp.float32)
-
-
 @flax.struct.dataclass
 class Best:
-  """The parameters to test: those of the best validation accuracy so far."""
+  """The parameters to test: those of the best evaluation on validation so far."""
 
   params: Any
-  accuracy: jax.Array  # float32, -1 before the first evaluation
+  score: jax.Array  # float32: what the objective selects by, -inf before the first evaluation
   step: jax.Array  # int32
 
   @classmethod
-  def of(cls, state: State, accuracy: float) -> "Best":
+  def of(cls, state: State, score: float = -math.inf) -> "Best":
     """A copy, since `state` is donated to the next step."""
-    return cls(jax.tree.map(jnp.copy, state.params), jnp.float32(accuracy), jnp.copy(state.step))
+    return cls(jax.tree.map(jnp.copy, state.params), jnp.float32(score), jnp.copy(state.step))
+
+
+def saved(state: State, best: Best, seconds: float) -> dict[str, Any]:
+  """What a checkpoint holds; `accuracy` is what it calls the score."""
+  kept = {"params": best.params, "accuracy": best.score, "step": best.step}
+  return {"state": state, "best": kept, "seconds": jnp.float32(seconds)}
+
+
+def restored(tree: Mapping[str, Any]) -> tuple[State, Best, float]:
+  """The arguments of `saved`."""
+  kept = tree["best"]
+  best = Best(kept["params"], kept["accuracy"], kept["step"])
+  return tree["state"], best, float(tree["seconds"])
 
 
 class Trainer:
@@ -116,11 +135,14 @@ class Trainer:
     sharding: jax.sharding.NamedSharding,
     clock: Clock,
     accumulate: int = 0,
+    objective: Objective = objectives.CLASSIFY,
   ) -> None:
-    """run: batches a dispatch at most. key: of dropout, folded with the number of each step.
+    """run: batches a dispatch at most.
 
+    key: of dropout and of hidden tokens, folded with the number of each step.
     accumulate: parts that a batch is worked through in, one after the other; 0: `cache_parts`.
     """
+    self._objective = objective
     self._model, self._optimizer, self._split = model, optimizer, split
     self._key, self._run, self._sharding, self._clock = key, run, sharding, clock
     self._parts, self._mesh_size = accumulate, sharding.mesh.size
@@ -162,12 +184,12 @@ class Trainer:
 
   def _one(self, state: State, batch: Batch) -> State:
     key = jax.random.fold_in(self._key, state.step)
-    grads, loss, correct = self._gradients(state.params, batch, key)
+    grads, scores = self._gradients(state.params, batch, key)
     updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
     window = state.window
-    bad = (window.first_bad < 0) & ~jnp.isfinite(loss.sum())
+    bad = (window.first_bad < 0) & ~jnp.isfinite(scores.loss.sum())
     window = Window(
-      metrics=window.metrics.merge(Metrics.single_from_model_output(loss=loss, correct=correct)),
+      metrics=window.metrics.merge(_metrics(scores, scores.counted)),
       real_tokens=window.real_tokens + batch.lengths.sum().astype(jnp.float32),
       all_tokens=window.all_tokens + batch.ids.size,
       first_bad=jnp.where(bad, state.step, window.first_bad),
@@ -175,35 +197,36 @@ class Trainer:
     params = optax.apply_updates(state.params, updates)
     return State(state.step + 1, params, opt_state, window)
 
-  def _gradients(
-    self, params: Any, batch: Batch, key: jax.Array
-  ) -> tuple[Any, jax.Array, jax.Array]:
-    """Gradient of the mean loss, loss [b], correctness [b]: sums over parts of the batch."""
+  def _gradients(self, params: Any, batch: Batch, key: jax.Array) -> tuple[Any, Scores]:
+    """Gradient of the mean loss, and the scores: sums over parts of the batch."""
+    choice = jax.random.fold_in(key, 1)  # of hidden tokens, which no cut into parts changes
 
-    def loss_fn(params: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-      logits = self._model.apply(
-        {"params": params},
-        *(part.ids, part.lengths, part.positions),
-        train=True,
-        rngs={"dropout": key},
+    def loss_fn(params: Any, part: Batch, key: jax.Array) -> tuple[jax.Array, Scores]:
+      apply = functools.partial(
+        self._model.apply, {"params": params}, train=True, rngs={"dropout": key}
       )
-      loss, correct = cross_entropy(logits, part)
-      return loss.sum() / len(batch.labels), (loss, correct)
+      scores = self._objective.scores(apply, part, choice)
+      if scores.counted is None:
+        return scores.loss.sum() / len(batch.labels), scores
+      return jnp.where(scores.counted, scores.loss, 0).sum(), scores
 
-    def add(grads: Any, i_part: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
+    def add(grads: Any, i_part: tuple[jax.Array, Batch]) -> tuple[Any, Scores]:
       i, part = i_part
-      more, measured = jax.grad(loss_fn, has_aux=True)(params, part, jax.random.fold_in(key, i))
-      return jax.tree.map(jnp.add, grads, more), measured
+      more, scores = jax.grad(loss_fn, has_aux=True)(params, part, jax.random.fold_in(key, i))
+      return jax.tree.map(jnp.add, grads, more), scores
 
-    count = self._parts or cache_parts(*batch.ids.shape, self._mesh_size)
+    b, s, n = batch.ids.shape
+    count = self._parts or cache_parts(b, s, n, self._mesh_size)
     if count == 1:
-      grads, (loss, correct) = jax.grad(loss_fn, has_aux=True)(params, batch, key)
-      return grads, loss, correct
-    parts = jax.tree.map(lambda x: split_parts(x, count), batch)
-    zero = jax.tree.map(jnp.zeros_like, params)
-    grads, measured = lax.scan(add, zero, (jnp.arange(count), parts))
-    loss, correct = (x.swapaxes(0, 1).ravel() for x in measured)
-    return grads, loss, correct
+      grads, scores = jax.grad(loss_fn, has_aux=True)(params, batch, key)
+    else:
+      parts = jax.tree.map(lambda x: split_parts(x, count), batch)
+      zero = jax.tree.map(jnp.zeros_like, params)
+      grads, scores = lax.scan(add, zero, (jnp.arange(count), parts))
+      scores = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), scores)
+    if scores.counted is not None:  # how many there are is known when all parts are done
+      grads = jax.tree.map(lambda g: g / jnp.maximum(scores.counted.sum(), 1), grads)
+    return grads, scores
 
 
 CACHE_TOKENS = 1024  # activations of so many, a few hundred wide, stay in the cache of a CPU core
@@ -229,13 +252,24 @@ def split_parts(x: jax.Array, count: int) -> jax.Array:
   return jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
 
 
-def make_eval(model: Any, split: Split, length: int) -> Callable[..., Metrics]:
+def make_eval(
+  model: Any, split: Split, length: int, objective: Objective = objectives.CLASSIFY
+) -> Callable[..., Metrics]:
   """evaluate(params, arrays): metrics of the first batch of `arrays`, padding examples left out."""
 
   def evaluate(params: Any, arrays: Any) -> Metrics:
     batch = split.batch(arrays, jnp.int32(0), length)
-    logits = model.apply({"params": params}, batch.ids, batch.lengths, batch.positions, train=False)
-    loss, correct = cross_entropy(logits, batch)
-    return Metrics.single_from_model_output(loss=loss, correct=correct, mask=batch.weights > 0)
+    apply = functools.partial(model.apply, {"params": params}, train=False)
+    scores = objective.scores(apply, batch, objectives.evaluation_key())
+    real = batch.weights > 0
+    if scores.counted is not None:
+      real = scores.counted & real.reshape(-1, *[1] * (scores.loss.ndim - 1))
+    return _metrics(scores, real)
 
   return devices.jit(evaluate)
+
+
+def _metrics(scores: Scores, counted: jax.Array | None) -> Metrics:
+  flat = {"loss": scores.loss.ravel(), "correct": scores.correct.ravel()}
+  mask = None if counted is None else counted.ravel()
+  return Metrics.single_from_model_output(**flat, mask=mask)

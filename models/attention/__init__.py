@@ -6,7 +6,8 @@
 q [b n h d], k [b m h d], v [b m h e], mask bool [b m] (True = real key), out [b n h e] in the dtype
 of q. Differentiable, jit-able, finite for finite input in float32 and bfloat16, sums in float32.
 Masked keys never influence the output; a query with nothing to attend to gets zero; causal means
-keys j <= i, also when n != m. `init_state` and `step` run linear and cosFormer token by token.
+keys j <= i, also when n != m. `init_state` and `step` run a mechanism token by token: linear
+and cosFormer in a state that does not grow, softmax with a cache of `length` keys and values.
 
 A mechanism is a module with `attend` and `weights`, named once more in ATTENTION; keyword arguments
 of its `attend` are the options that `config.model.attention_options` may set. It is given, if it takes

@@ -7,11 +7,13 @@ and test_softmax.py::test_flash_and_blocks_agree hold them together.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Key
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from models.attention import kernel
 from models.attention.blocks import Block, over_blocks
@@ -70,6 +72,34 @@ def attend(
     scores=block or (2**20 if jax.default_backend() == "cpu" else 2**27),
   )
   return out.astype(q.dtype)
+
+
+class Cache(NamedTuple):
+  """The past of `step`: the keys and values of all tokens so far."""
+
+  k: Float[Array, "b m h d"]
+  v: Float[Array, "b m h e"]
+  count: Int[Array, ""]
+
+
+def init_state(
+  b: int, h: int, d: int, e: int, dtype: DTypeLike = jnp.float32, *, length: int
+) -> Cache:
+  """State of `step` before the first of at most `length` tokens."""
+  k, v = (jnp.zeros((b, length, h, width), dtype) for width in (d, e))
+  return Cache(k, v, jnp.zeros((), jnp.int32))
+
+
+def step(
+  state: Cache, q: Float[Array, "b h d"], k: Float[Array, "b h d"], v: Float[Array, "b h e"]
+) -> tuple[Cache, Float[Array, "b h e"]]:
+  """One token of causal attention: row `state.count` of `attend`, from a cache of the rows before."""
+  at = state.count
+  keys, values = state.k.at[:, at].set(k), state.v.at[:, at].set(v)
+  scores = jnp.einsum("bhd,bmhd->bhm", _scaled(q).astype(keys.dtype), _bounded(keys))
+  scores = jnp.where(jnp.arange(keys.shape[1]) <= at, scores, -jnp.inf)
+  out = jnp.einsum("bhm,bmhe->bhe", jax.nn.softmax(scores, axis=-1), values)
+  return Cache(keys, values, at + 1), out.astype(q.dtype)
 
 
 def _block(block: Block, causal: bool, dropout: float) -> Float[Array, "x y r e"]:

@@ -127,6 +127,7 @@ def test_chunks_of_any_size_agree(x64, name):
 @pytest.mark.parametrize(
   "name, options",
   [
+    ("softmax", {}),
     ("linear", {}),
     ("cosformer", {"length": 21}),
     ("cosformer", {"length": jnp.array([21, 30, 50])}),
@@ -138,6 +139,7 @@ def test_step_by_step_is_causal_attention(x64, name, options):
   q, k, v = oracle.inputs(3, 21)
   module = ATTENTION[name]
   like = {"reweight": options["reweight"]} if "reweight" in options else {}
+  like |= {"length": 21} if name == "softmax" else {}
 
   @jax.jit
   def run(q, k, v):

@@ -95,11 +95,11 @@ def test_no_p_without_variance_and_no_difference_of_single_runs():
   make = lambda a, s, x: record("text", a, s, x)
   alone = [make("softmax", 0, 0.5), make("linear", 0, 0.6)]
   assert only(alone).differences == ()
-  assert "no two mechanisms have two seeds each" in table_text.markdown([only(alone)])
+  assert "no two mechanisms have two seeds each" in table_formats.markdown([only(alone)])
   shifted = [
     make(a, s, 0.5 + s / 8 + (a == "linear") / 4) for a in ("softmax", "linear") for s in (0, 1)
   ]
-  text = table_text.markdown([only(shifted)])
+  text = table_formats.markdown([only(shifted)])
   assert "| +25.00 (no p, 2) |" in text and "nothing to test, no difference varies." in text
 
 
@@ -112,7 +112,7 @@ def test_welch_where_runs_do_not_pair(seeds, restarts):
   (found,) = only(records).differences
   assert found.seeds == (3, 3) and found.mean == pytest.approx(3)
   assert found.p == pytest.approx(stats.ttest_ind(second, first, equal_var=False).pvalue)
-  text = table_text.markdown([only(records)])
+  text = table_formats.markdown([only(records)])
   assert ", 3 + 3) |" in text and "or Welch's where the seeds do not pair" in text
   assert ("Started again from another seed: softmax on Text, 1 of 3; linear" in text) == restarts
 
@@ -161,8 +161,8 @@ def test_recipes_that_differ_between_mechanisms_are_named():
     "text", a, 0, 0.5, config=config(a, size), data={"digest": "x" * 12}
   )
   alike, unlike = ([make("softmax", 8), make("linear", size)] for size in (8, 9))
-  assert "recipes" not in table_text.markdown([only(alike)])
-  assert "different recipes on Text" in table_text.markdown([only(unlike)])
+  assert "recipes" not in table_formats.markdown([only(alike)])
+  assert "different recipes on Text" in table_formats.markdown([only(unlike)])
 
 
 def test_ablations_are_a_family_of_tests_of_their_own():
@@ -175,7 +175,7 @@ def test_ablations_are_a_family_of_tests_of_their_own():
 
 def test_marks():
   stuck = record("image", "linear", 0, 0.1, plateau=True, data={"digest": DIGESTS["image"]})
-  text = table_text.markdown([only([*full(), stuck])])
+  text = table_formats.markdown([only([*full(), stuck])])
   (row,) = [line for line in text.splitlines() if line.startswith("| linear")]
   assert row == "| linear | – | – | – | 10.00\\*† | – | – | 1 |"
   assert "| softmax | 50.00 ± 1.00 | " in text and "| 52.00 ± 1.00 | 3 |" in text
@@ -185,7 +185,7 @@ def test_marks():
 def test_every_number_says_where_it_comes_from():
   dirty = [r | {"environment": ENVIRONMENT | {"modified": True}} for r in full(("softmax",))]
   made = only([*dirty, *full(("cosformer",))], full_size={"text": {"max_length": 4096}})
-  text = table_text.markdown([made])
+  text = table_formats.markdown([made])
   for part in (
     "git 0123456 (ListOps cosFormer, Text cosFormer, Retrieval cosFormer, ",
     "), 0123456 with changes (ListOps softmax, ",
@@ -200,7 +200,7 @@ def test_every_number_says_where_it_comes_from():
 
 def test_parameters_have_a_row_each_where_mechanisms_differ():
   more = record("image", "linear", 0, 0.1, parameters=2000, data={"digest": DIGESTS["image"]})
-  text = table_text.markdown([only([*full(), more])])
+  text = table_formats.markdown([only([*full(), more])])
   assert "| parameters, linear | – | – | – | 2,000 |" in text
 
 
@@ -208,7 +208,7 @@ def test_formats_agree():
   made = accuracy_table.tables(full())
   rows = list(csv.DictReader(io.StringIO(table_formats.comma_separated(made))))
   content = json.loads(table_formats.as_json(made))["tables"][0]
-  tex, text = table_formats.latex(made), table_text.markdown(made)
+  tex, text = table_formats.latex(made), table_formats.markdown(made)
   for row in content["rows"]:
     for task, score in row["cells"].items():
       values = list(score["by_seed"].values())
@@ -227,7 +227,7 @@ def test_formats_agree():
 
 
 def test_table_of_nothing_and_of_a_folder_of_records(tmp_path):
-  assert accuracy_table.tables([]) == [] and table_text.NOTHING in table_text.markdown([])
+  assert accuracy_table.tables([]) == [] and table_formats.NOTHING in table_formats.markdown([])
   for r in full(("softmax",)):
     run_record.write(r | {"sha256": run_record.digest(r)}, tmp_path)
   assert only(run_record.read_all([tmp_path])).runs == 15
@@ -236,7 +236,7 @@ def test_table_of_nothing_and_of_a_folder_of_records(tmp_path):
 def test_readme_has_the_table_that_the_records_give():
   readme = (tiny.ROOT / "README.md").read_text()
   made = accuracy_table.tables(run_record.read_all([tiny.ROOT / "results"]), full_size=base.TASKS)
-  assert table_text.between_markers(readme, table_text.markdown(made)) == readme
+  assert table_text.between_markers(readme, table_formats.markdown(made)) == readme
 
 
 def test_unknown_preset_names_those_there_are(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Sweeps: the runs a person would type, each once, whatever fails or is stopped in between."""
 
+import io
 import json
 import os
 import shlex
@@ -22,6 +23,7 @@ from lra.sweeps.plan import Running
 from lra.system import cores
 from lra.system.errors import UserError
 from lra.system.process import StopRequest
+from lra.system.progress import Progress
 from lra.training import setup
 from scripts import sweep as sweep_script
 from tiny import space  # noqa: F401
@@ -93,6 +95,37 @@ def test_presets_overrides_and_grids():
   )
 
 
+def test_pretraining_is_a_run_before_and_both_have_the_steps_of_one():
+  make = lambda **more: plan.cells(
+    ["listops"], ["linear"], [4], preset="quick", pretrain="masked", **more
+  )
+  parent, child = make()
+  assert child.parent is parent and parent.parent is None
+  assert [c.config["train"]["objective"] for c in (parent, child)] == ["masked", "classify"]
+  assert [c.config["train"]["steps"] for c in (parent, child)] == [1500, 1500]
+  values = command.read(child.arguments)
+  assert plan.ROOT / values.init_from == parent.folder
+  assert plan.ROOT / command.default_workdir(values) == child.folder
+  parent, child = make(arguments=["--config.train.steps=100"], pretrain_steps=30)
+  assert [c.config["train"]["steps"] for c in (parent, child)] == [30, 70]
+  whole = plan.cells(["listops"], ["linear"], [4], preset="quick")[0].config
+  assert {**child.config, "train": whole["train"]} == whole
+
+
+def test_pretraining_comes_first_and_its_failure_is_the_child_s(tmp_path, monkeypatch):
+  cells = plan.cells(
+    ["listops"], ["linear"], [0, 1], preset="quick", pretrain="masked", runs_dir=tmp_path
+  )
+  begun, going = [], scheduler.Sweep(cells, jobs=4, progress=Progress(io.StringIO()))
+  while cell := going._next():
+    begun.append(cell)
+  assert begun == [cells[0], cells[2]]  # the children wait
+  going.finished[cells[0]] = {}
+  going.failed[cells[2]] = "no such luck"
+  assert going._next() == cells[1] and going._next() is None
+  assert cells[2].folder.name in going.failed[cells[3]] and not going.waiting
+
+
 def test_option_that_a_mechanism_lacks_is_not_varied_for_it():
   grid = {"model.attention_options.feature_map": ["relu", "exp"], "train.steps": ["5", "6"]}
   cells = plan.cells(["image"], ["softmax", "cosformer"], [0], preset="quick", grid=grid)
@@ -157,6 +190,11 @@ def test_mechanism_without_a_recipe_of_its_own(monkeypatch):
     ({"arguments": ["--workdir=x"]}, "use --preset and --runs_dir"),
     ({"grid": {"model.attention": ["linear"]}}, "use --attentions"),
     ({"grid": {"train.steps": ["many"]}}, "invalid literal"),
+    ({"pretrain": "classify"}, "--pretrain is masked or next, not 'classify'"),
+    ({"pretrain_steps": 5}, "--pretrain_steps goes with --pretrain"),
+    ({"pretrain": "next", "pretrain_steps": 9999}, "some have to be left"),
+    ({"pretrain": "next", "arguments": ["--init_from=x"]}, "--pretrain chooses --init_from"),
+    ({"pretrain": "next", "task_names": ["lm"]}, "task lm have no classes"),
   ],
 )
 def test_mistakes_show_before_anything_runs(changes, answer):

@@ -1,6 +1,9 @@
-"""The tasks of the Long Range Arena, by name. A task is one module here and one line below."""
+"""The tasks of the Long Range Arena, and language modelling, by name.
 
-from lra.data.tasks import image, listops, pathfinder, retrieval, text
+A task is one module here and one line below.
+"""
+
+from lra.data.tasks import image, listops, lm, pathfinder, retrieval, text
 from lra.data.tasks.task import SPLITS, Examples, Prepared, Task
 from lra.system.errors import UserError
 
@@ -11,6 +14,7 @@ TASKS = {
   "image": image.TASK,
   "pathfinder": pathfinder.TASK,
   "pathx": pathfinder.PATHX,
+  "lm": lm.TASK,
 }
 
 __all__ = ["SPLITS", "TASKS", "Examples", "Prepared", "Task", "get"]

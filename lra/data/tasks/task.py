@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,16 +42,19 @@ class Task:
   `options` are the task's own keys of the config. Raises UserError when no source can be had.
   baselines(train, evaluated) -> accuracy in [0, 1] of each trivial predictor, fitted on `train`
   and scored on `evaluated`.
+  fingerprint(raw_dir, options) -> anything JSON-able that differs where `prepare` would read other
+  files; None where the options alone say what is prepared.
   """
 
   name: str
   vocab_size: int
-  num_classes: int
+  num_classes: int  # 0: a text without labels
   id_offset: int  # 1 where stored tokens start at 0 and id 0 has to stay free for padding
   streams: int
   longest: Callable[[Mapping[str, Any]], int]  # options -> the most tokens of a document
   prepare: Callable[..., Prepared]
   baselines: Callable[[Examples, Examples], dict[str, float]]
+  fingerprint: Callable[[Path | None, Mapping[str, Any]], Any] = lambda raw_dir, options: None
 
 
 def pack(documents: Iterable[bytes | np.ndarray], labels: Iterable[int]) -> Examples:

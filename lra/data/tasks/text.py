@@ -44,13 +44,11 @@ def prepare(
   """
   if not 0 <= validation_examples < 2 * PER_CLASS:
     raise UserError(f"validation_examples is {validation_examples}: set 0 to {2 * PER_CLASS - 1}")
-  path = archives.find(raw_dir, *NAMES, itself=("train/neg",))
-  origin = "user's files" if path else "download"
-  path = path or download.fetch(ARCHIVE, raw_dir=raw_dir, cache_dir=cache_dir, report=report)
+  path, origin = archive(raw_dir, cache_dir, report)
   source = download.describe(path, origin, ARCHIVE)
   reviews = {
     split: [(text[:max_length], label) for text, label in rows]
-    for split, rows in _read(path, report).items()
+    for split, rows in read(path, report).items()
   }
   train, test = reviews["train"], pack(*zip(*reviews["test"]))
   if validation_examples:
@@ -65,7 +63,17 @@ def prepare(
   return Prepared(splits, source)
 
 
-def _read(path: Path, report: Callable[[str], None]) -> dict[str, list[tuple[bytes, int]]]:
+def archive(
+  raw_dir: str | Path | None, cache_dir: str | Path, report: Callable[[str], None]
+) -> tuple[Path, str]:
+  """The user's reviews, or the downloaded archive of them, and which of the two it is."""
+  if path := archives.find(raw_dir, *NAMES, itself=("train/neg",)):
+    return path, "user's files"
+  path = download.fetch(ARCHIVE, raw_dir=raw_dir, cache_dir=cache_dir, report=report)
+  return path, "download"
+
+
+def read(path: Path, report: Callable[[str], None]) -> dict[str, list[tuple[bytes, int]]]:
   """Split -> (review, label), sorted by label and file name."""
   found = {}
   with archives.reading(path):

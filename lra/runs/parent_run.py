@@ -1,0 +1,124 @@
+"""The run that another one starts from: its best encoder, under a fresh head."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from lra.runs import trained_run
+from lra.system import devices
+from lra.system.errors import UserError
+
+# Keys of config.model that may differ: they change no function of the encoder's parameters, or only
+# how an input is read and how the encoder is trained.
+FREE = (
+  *("pooling", "interaction", "dropout", "embedding_std", "dtype"),
+  *(f"attention_options.{name}" for name in ("length", "dropout", "lra_padding")),
+)
+ONLY_HERE = ("mask_token",)  # arrays of an encoder that depend on the objective
+
+
+class Parent(NamedTuple):
+  """Parameters to start from, and what a record says of them."""
+
+  params: Mapping[str, Any]
+  record: dict[str, Any]  # run, digest (of all its best parameters), task, objective, step, steps
+
+
+class Start(NamedTuple):
+  """Parameters of a new run, and the names of arrays, by where they came from."""
+
+  params: Mapping[str, Any]
+  taken: list[str]
+  fresh: list[str]
+  left: list[str]  # of the parent's
+
+
+def load(folder: Path, config: ConfigDict) -> Parent:
+  """The best parameters of a finished run, for a run of `config`.
+
+  Raises UserError if it is unfinished, or if its encoder is another one.
+  """
+  if (folder / "config.json").exists() and not (folder / "result.json").exists():
+    raise UserError(f"--init_from {folder}: it is not finished; the same train.py continues it")
+  there, _, best = trained_run.load_best(folder)
+  if different := _different(there.model.to_dict(), config.model.to_dict()):
+    raise UserError(
+      f"--init_from {folder}: its encoder is another one ({'; '.join(different)}); set these keys as "
+      "they are there"
+    )
+  result = json.loads((folder / "result.json").read_text())
+  record = {
+    "run": folder.resolve().name,
+    "digest": digest(best.params),
+    "task": there.task.name,
+    "objective": there.train.objective,
+    "step": result["validation"]["step"],
+    "steps": result["steps"],
+  }
+  return Parent(jax.device_get(best.params), record)
+
+
+def start(parent: Parent, params: Mapping[str, Any]) -> Start:
+  """The fresh `params` with the parent's encoder. Raises UserError where the shapes differ."""
+  old, new = (traverse_util.flatten_dict(tree, sep="/") for tree in (parent.params, params))
+  encoder = [name for name in new if name.startswith("encoder/")]
+  taken = [name for name in encoder if name in old]
+  wrong = [
+    f"{name}: there {_shape(old.get(name))}, here {_shape(new[name])}"
+    for name in encoder
+    if _shape(old.get(name)) != _shape(new[name]) and not name.endswith(ONLY_HERE)
+  ]
+  if wrong:
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    raise UserError(
+      f"--init_from {parent.record['run']}: its encoder does not fit ({'; '.join(wrong[:3])}{more}); "
+      "vocabulary, sizes and learned positions have to be the same"
+    )
+  put = lambda name: devices.put(old[name], new[name].sharding)
+  merged = {name: put(name) if name in taken else new[name] for name in new}
+  fresh, left = ([n for n in names if n not in taken] for names in (new, old))
+  return Start(traverse_util.unflatten_dict(merged, sep="/"), taken, fresh, left)
+
+
+def describe(parent: Parent, made: Start) -> str:
+  """What was taken and what was not, in one line."""
+  record = parent.record
+  short = lambda names: ", ".join(dict.fromkeys(n.rpartition("/")[0] or n for n in names)) or "none"
+  return (
+    f"start: {len(made.taken)} arrays of the encoder of {record['run']} ({record['objective']} on "
+    f"{record['task']}, step {record['step']:,}, {record['digest'][:12]}); fresh here: "
+    f"{short(made.fresh)}; not taken: {short(made.left)}"
+  )
+
+
+def digest(params: Mapping[str, Any]) -> str:
+  """SHA-256 of all arrays with their names and shapes."""
+  whole = hashlib.sha256()
+  for name, value in sorted(traverse_util.flatten_dict(params, sep="/").items()):
+    array = np.asarray(value)
+    whole.update(f"{name} {array.dtype} {array.shape}\n".encode())
+    whole.update(np.ascontiguousarray(array).tobytes())
+  return whole.hexdigest()
+
+
+def _shape(x: Any) -> str:
+  return "nothing" if x is None else " x ".join(map(str, x.shape))
+
+
+def _different(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+  """Each key that is not in FREE and differs, with its values there and here."""
+  found = []
+  for key, value in here.items():
+    name = prefix + key
+    if isinstance(value, Mapping):
+      found += _different(there.get(key, {}), value, f"{name}.")
+    elif name not in FREE and there.get(key) != value:
+      found.append(f"config.model.{name}: there {there.get(key)!r}, here {value!r}")
+  return found
