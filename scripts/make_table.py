@@ -2,14 +2,16 @@
 
     scripts/run scripts/make_table.py                            from results/
     scripts/run scripts/make_table.py runs --format latex        from run directories
-    scripts/run scripts/make_table.py --update_readme            README.md between its markers
+    scripts/run scripts/make_table.py --update_readme            README.md and results/README.md
 
 Each preset has a table of its own. A row never mixes presets, configs or data unless --mix says so.
 """
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -18,6 +20,25 @@ from configs.lra import base
 from lra.reporting import accuracy_table, run_record, table_formats, table_text, token_table
 from lra.system.errors import UserError
 from lra.system.process import run_main
+
+PAGES = {  # where the tables of results/ stand
+  ROOT / "README.md": lambda preset: preset == "default",
+  ROOT / "results/README.md": lambda preset: preset != "default",
+}
+
+
+def made(records: Sequence[Mapping[str, Any]], name: str, mix: bool) -> str:
+  """All tables of `records` in the format `name`."""
+  accuracy = accuracy_table.tables(records, mix=mix, full_size=base.TASKS)
+  return table_formats.FORMATS[name](accuracy, token_table.tables(records))
+
+
+def pages(records: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
+  """What stands between the markers of each page of PAGES."""
+  return {
+    page: made([r for r in records if wanted(r["preset"])], "markdown", False)
+    for page, wanted in PAGES.items()
+  }
 
 
 def main() -> int:
@@ -29,7 +50,9 @@ def main() -> int:
   parser.add_argument("--format", choices=tuple(table_formats.FORMATS), default="markdown")
   parser.add_argument("--preset", nargs="+", help="only these")
   parser.add_argument("--mix", action="store_true", help="whatever the runs differ in, one table")
-  parser.add_argument("--update_readme", action="store_true", help="always all of results/")
+  parser.add_argument(
+    "--update_readme", action="store_true", help="the two pages in the repository, from results/"
+  )
   args = parser.parse_args()
   if args.update_readme:
     if args.source != [ROOT / "results"] or args.preset or args.mix or args.format != "markdown":
@@ -39,15 +62,12 @@ def main() -> int:
   if records and not kept:
     there = ", ".join(sorted({r["preset"] for r in records}))
     raise UserError(f"no run of preset {', '.join(args.preset)}; there are runs of {there}")
-  text = table_formats.FORMATS[args.format](
-    accuracy_table.tables(kept, mix=args.mix, full_size=base.TASKS), token_table.tables(kept)
-  )
   if args.update_readme:
-    readme = ROOT / "README.md"
-    readme.write_text(table_text.between_markers(readme.read_text(), text))
-    print(f"{readme.name}: {len(kept)} runs")
+    for page, text in pages(records).items():
+      page.write_text(table_text.between_markers(page.read_text(), text))
+      print(page.relative_to(ROOT))
   else:
-    print(text, end="")
+    print(made(kept, args.format, args.mix), end="")
   return 0
 
 

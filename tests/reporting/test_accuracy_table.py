@@ -10,7 +10,6 @@ import pytest
 from scipy import stats
 
 import tiny
-from configs.lra import base
 from handmade import ENVIRONMENT, record
 from lra.reporting import accuracy_table, run_record, significance, table_formats, table_text
 from lra.system.errors import UserError
@@ -233,10 +232,10 @@ def test_table_of_nothing_and_of_a_folder_of_records(tmp_path):
   assert only(run_record.read_all([tmp_path])).runs == 15
 
 
-def test_readme_has_the_table_that_the_records_give():
-  readme = (tiny.ROOT / "README.md").read_text()
-  made = accuracy_table.tables(run_record.read_all([tiny.ROOT / "results"]), full_size=base.TASKS)
-  assert table_text.between_markers(readme, table_formats.markdown(made)) == readme
+def test_pages_have_the_tables_that_the_records_give():
+  records = run_record.read_all([tiny.ROOT / "results"])
+  for page, text in make_table.pages(records).items():
+    assert table_text.between_markers(page.read_text(), text) == page.read_text()
 
 
 def test_unknown_preset_names_those_there_are(tmp_path, monkeypatch):
