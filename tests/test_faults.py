@@ -21,7 +21,11 @@ import pair
 import tiny
 from lra.runs import trained_run
 
-pytestmark = pytest.mark.faults
+pytestmark = [
+  pytest.mark.faults,
+  # preexec_fn forks this process, in which JAX has threads; the child does nothing but exec
+  pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning"),
+]
 SEED = int(os.environ.get("LRA_FAULTS_SEED", time.time_ns() % 10**9))
 KILLS = int(os.environ.get("LRA_FAULTS", 20))
 STRAY = re.compile(r"\.tmp|\.lock$|\.deleted|orbax-checkpoint-tmp")
