@@ -117,7 +117,7 @@ def reviews():
 
 def read_reviews(data, folder):
   (folder / "a").write_bytes(data)
-  text._read(folder / "a", lambda _: None)
+  text.read(folder / "a", lambda _: None)
 
 
 def cifar(protocol=2):

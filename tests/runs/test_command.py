@@ -183,7 +183,7 @@ def test_default_data_dir_is_in_the_cache_folder(monkeypatch, tmp_path):
     ),
     (
       {"model__attention_options__reweight": "sin"},
-      "unknown reweight 'sin'; it is 'cos' or 'none'",
+      "unknown reweight 'sin'; there are none, cos",
     ),
   ],
 )

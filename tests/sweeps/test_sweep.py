@@ -20,7 +20,7 @@ from lra.data import tasks
 from lra.runs import command
 from lra.sweeps import launch, plan, scheduler
 from lra.sweeps.plan import Running
-from lra.system import cores
+from lra.system import cores, locks
 from lra.system.errors import UserError
 from lra.system.process import StopRequest
 from lra.system.progress import Progress
@@ -276,9 +276,9 @@ def test_finished_run_of_another_config_is_not_finished(fake, tmp_path):
 def test_a_run_waits_for_one_that_a_killed_sweep_left(tmp_path):
   file = tmp_path / "lock"
   with open(file, "w") as first, open(file, "w") as second:
-    assert launch._locked(first.fileno()) and not launch._locked(second.fileno())
+    assert locks.take(first.fileno()) and not locks.take(second.fileno())
     first.close()
-    assert launch._locked(second.fileno())
+    assert locks.take(second.fileno())
 
 
 def test_gpus_are_dealt_one_each(monkeypatch, fake, tmp_path):
