@@ -11,4 +11,4 @@ from lra.runs import run_result
 def test_plateau_is_within_three_standard_errors_of_the_commonest_label(accuracy, plateau):
   """Of 100 examples, half with either label, the standard error is 0.05."""
   data = types.SimpleNamespace(manifest={"splits": {"validation": {"labels": [50, 50]}}})
-  assert run_result.plateau(types.SimpleNamespace(accuracy=accuracy), data) is plateau
+  assert run_result.plateau(types.SimpleNamespace(score=accuracy), data) is plateau
