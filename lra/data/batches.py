@@ -173,7 +173,7 @@ class Split:
 
     positions: of each token in its input, where some were left out.
     """
-    self._examples, self._mesh, self._id_offset = examples, mesh, id_offset
+    self._examples, self.mesh, self._id_offset = examples, mesh, id_offset
     self.on_device, self.longest = on_device, longest
     self.lengths = example_lengths(examples)
     self._contents = (examples.tokens,) if positions is None else (examples.tokens, positions)
@@ -190,8 +190,8 @@ class Split:
     index = np.full((run, dispatch.examples.shape[1]), -1, np.int32)
     index[: len(dispatch.examples)] = dispatch.examples
     if self.on_device:
-      return (*self._resident, devices.put(index, devices.along(self._mesh, 1)))
-    return devices.built(lambda index: self._gathered(index, dispatch.length), index, self._mesh)
+      return (*self._resident, devices.put(index, devices.along(self.mesh, 1)))
+    return devices.built(lambda index: self._gathered(index, dispatch.length), index, self.mesh)
 
   def _gathered(self, index: Int[np.ndarray, "k b"], length: int) -> tuple[Any, ...]:
     """Contents [k b s n], sizes [k b s], labels [k b] of examples in host memory, and `index`."""

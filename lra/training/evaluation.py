@@ -1,14 +1,19 @@
 """Exact evaluation: every example of a split once, whatever the batch size or device count."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from lra.data.batches import Split, evaluation_plan
-from lra.training import objectives
-from lra.training.objectives import Objective
-from lra.training.step import Metrics, make_eval
+from lra.data.batches import Batch, Split, evaluation_plan
+from lra.system import devices
+from lra.training import objectives, parts
+from lra.training.objectives import Objective, Scores
+from lra.training.step import Metrics, metrics_of
 
 
 class Evaluator:
@@ -49,3 +54,29 @@ class Evaluator:
     )
     measured = {"loss": float(loss), "accuracy": float(accuracy)}
     return measured | objectives.in_bits(measured["loss"]) | {"tokens": tokens}
+
+
+def make_eval(
+  model: Any, split: Split, length: int, objective: Objective = objectives.CLASSIFY
+) -> Callable[..., Metrics]:
+  """evaluate(params, arrays): metrics of the first batch of `arrays`, padding examples left out."""
+
+  def evaluate(params: Any, arrays: Any) -> Metrics:
+    apply = functools.partial(model.apply, {"params": params}, train=False)
+
+    def scores_of(part: Batch) -> Scores:
+      return objective.scores(apply, part, objectives.evaluation_key())
+
+    batch = split.batch(arrays, jnp.int32(0), length)
+    b, s, n = batch.ids.shape
+    count = parts.cache_parts(b, s, n, split.mesh.size)
+    if count == 1:
+      scores = scores_of(batch)
+    else:
+      scores = parts.join(lax.map(scores_of, parts.split(batch, count)))
+    real = batch.weights > 0
+    if scores.counted is not None:
+      real = scores.counted & real.reshape(-1, *[1] * (scores.loss.ndim - 1))
+    return metrics_of(scores, real)
+
+  return devices.jit(evaluate)

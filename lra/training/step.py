@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -16,7 +16,7 @@ from jax import lax
 from lra.data.batches import Batch, Dispatch, Split
 from lra.system import devices
 from lra.system.progress import Clock
-from lra.training import memory, objectives
+from lra.training import memory, objectives, parts
 from lra.training.objectives import Objective, Scores, in_bits
 
 
@@ -140,7 +140,7 @@ class Trainer:
     """run: batches a dispatch at most.
 
     key: of dropout and of hidden tokens, folded with the number of each step.
-    accumulate: parts that a batch is worked through in, one after the other; 0: `cache_parts`.
+    accumulate: parts that a batch is worked through in, one after the other; 0: `parts.cache_parts`.
     """
     self._objective = objective
     self._model, self._optimizer, self._split = model, optimizer, split
@@ -189,7 +189,7 @@ class Trainer:
     window = state.window
     bad = (window.first_bad < 0) & ~jnp.isfinite(scores.loss.sum())
     window = Window(
-      metrics=window.metrics.merge(_metrics(scores, scores.counted)),
+      metrics=window.metrics.merge(metrics_of(scores, scores.counted)),
       real_tokens=window.real_tokens + batch.lengths.sum().astype(jnp.float32),
       all_tokens=window.all_tokens + batch.ids.size,
       first_bad=jnp.where(bad, state.step, window.first_bad),
@@ -216,60 +216,21 @@ class Trainer:
       return jax.tree.map(jnp.add, grads, more), scores
 
     b, s, n = batch.ids.shape
-    count = self._parts or cache_parts(b, s, n, self._mesh_size)
+    count = self._parts or parts.cache_parts(b, s, n, self._mesh_size)
     if count == 1:
       grads, scores = jax.grad(loss_fn, has_aux=True)(params, batch, key)
     else:
-      parts = jax.tree.map(lambda x: split_parts(x, count), batch)
       zero = jax.tree.map(jnp.zeros_like, params)
-      grads, scores = lax.scan(add, zero, (jnp.arange(count), parts))
-      scores = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), scores)
+      each = (jnp.arange(count), parts.split(batch, count))
+      grads, scores = lax.scan(add, zero, each)
+      scores = parts.join(scores)
     if scores.counted is not None:  # how many there are is known when all parts are done
       grads = jax.tree.map(lambda g: g / jnp.maximum(scores.counted.sum(), 1), grads)
     return grads, scores
 
 
-CACHE_TOKENS = 1024  # activations of so many, a few hundred wide, stay in the cache of a CPU core
-
-
-def cache_parts(b: int, s: int, n: int, devices_count: int) -> int:
-  """Into how many parts to cut a batch [b s n]: on a CPU about CACHE_TOKENS each, elsewhere 1.
-
-  A step of two layers of width 64 takes 0.55 of the time at b = 32, n = 1024 (one core).
-  """
-  if jax.default_backend() != "cpu":
-    return 1
-  each = b // devices_count  # a device's share
-  return next(
-    a
-    for a in range(1, each + 1)
-    if each % a == 0 and (a == each or each // a * s * n <= CACHE_TOKENS)
-  )
-
-
-def split_parts(x: jax.Array, count: int) -> jax.Array:
-  """[b ...] -> [count b/count ...], every part spread over the devices as the batch is."""
-  return jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
-
-
-def make_eval(
-  model: Any, split: Split, length: int, objective: Objective = objectives.CLASSIFY
-) -> Callable[..., Metrics]:
-  """evaluate(params, arrays): metrics of the first batch of `arrays`, padding examples left out."""
-
-  def evaluate(params: Any, arrays: Any) -> Metrics:
-    batch = split.batch(arrays, jnp.int32(0), length)
-    apply = functools.partial(model.apply, {"params": params}, train=False)
-    scores = objective.scores(apply, batch, objectives.evaluation_key())
-    real = batch.weights > 0
-    if scores.counted is not None:
-      real = scores.counted & real.reshape(-1, *[1] * (scores.loss.ndim - 1))
-    return _metrics(scores, real)
-
-  return devices.jit(evaluate)
-
-
-def _metrics(scores: Scores, counted: jax.Array | None) -> Metrics:
+def metrics_of(scores: Scores, counted: jax.Array | None) -> Metrics:
+  """Means over those that `counted` marks, [b] or [b s n]; None: all."""
   flat = {"loss": scores.loss.ravel(), "correct": scores.correct.ravel()}
   mask = None if counted is None else counted.ravel()
   return Metrics.single_from_model_output(**flat, mask=mask)

@@ -15,7 +15,7 @@ from lra.data.batches import Batch, Dispatch
 from lra.data.tasks.task import pack
 from lra.system import devices
 from lra.system.errors import UserError
-from lra.training import objectives, setup, step
+from lra.training import objectives, parts, setup, step
 from lra.training.evaluation import Evaluator
 from models import heads
 from models.attention import ATTENTION
@@ -96,7 +96,7 @@ def test_masked_predicts_hidden_real_tokens_and_does_not_see_them(cls):
   logits = apply(b.ids, b.lengths, None, scores.counted)
   loss, accuracy = by_hand(logits, b.ids, hidden, 0)
   assert float(mean_loss(scores)) == pytest.approx(loss, rel=1e-5)
-  measured = step._metrics(scores, scores.counted).compute()
+  measured = step.metrics_of(scores, scores.counted).compute()
   assert float(measured["loss"]) == pytest.approx(loss, rel=1e-5)
   assert float(measured["accuracy"]) == pytest.approx(accuracy)
   other = jnp.where(hidden, 1 + b.ids % 11, b.ids)  # other tokens in the hidden places
@@ -147,9 +147,9 @@ def test_gradient_is_that_of_the_mean_whatever_the_parts(objective):
     return jnp.where(scores.counted, scores.loss, 0).sum() / scores.counted.sum()
 
   expected = jax.jit(jax.grad(mean))(params)
-  for parts in (1, 3):
+  for accumulate in (1, 3):
     trainer = step.Trainer(
-      model, None, None, key=key, clock=None, accumulate=parts, objective=made, **options
+      model, None, None, key=key, clock=None, accumulate=accumulate, objective=made, **options
     )
     grads, scores = jax.jit(trainer._gradients)(params, b, key)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), grads, expected)
@@ -157,7 +157,8 @@ def test_gradient_is_that_of_the_mean_whatever_the_parts(objective):
 
 
 @pytest.mark.parametrize("objective", ["masked", "next"])
-def test_evaluation_does_not_depend_on_batches(objective):
+def test_evaluation_does_not_depend_on_batches(objective, monkeypatch):
+  monkeypatch.setattr(parts, "CACHE_TOKENS", 50)  # of the first way's 20 x 9: four parts
   rng = np.random.default_rng(0)
   documents = [rng.integers(1, 12, n, np.uint8) for n in rng.integers(2, 10, 20)]
   mesh = one_mesh()

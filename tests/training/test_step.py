@@ -11,7 +11,7 @@ from lra.data.batches import Dispatch
 from lra.data.tasks.task import pack
 from lra.system import devices
 from lra.system.progress import Clock
-from lra.training import objectives, step
+from lra.training import objectives, parts, step
 from lra.training.evaluation import Evaluator
 from models import heads
 
@@ -135,7 +135,7 @@ def test_accumulated_parts_equal_the_whole_batch(devices_count):
 
 
 @pytest.mark.parametrize(
-  "b, s, n, count, parts",
+  "b, s, n, count, cut",
   [
     (32, 1, 1024, 1, 32),
     (32, 1, 512, 1, 16),
@@ -146,8 +146,8 @@ def test_accumulated_parts_equal_the_whole_batch(devices_count):
     (32, 1, 1024, 4, 8),
   ],
 )
-def test_parts_of_a_batch_fit_a_cache(b, s, n, count, parts):
-  assert step.cache_parts(b, s, n, count) == parts
+def test_parts_of_a_batch_fit_a_cache(b, s, n, count, cut):
+  assert parts.cache_parts(b, s, n, count) == cut
 
 
 def test_dropout_differs_by_step_and_by_seed(made):
