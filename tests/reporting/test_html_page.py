@@ -106,7 +106,6 @@ def script(*arguments):
   return subprocess.run(command, cwd=tiny.ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_script_writes_a_page_from_a_run_directory(tmp_path):
   given = handmade.arguments("listops", "cosformer", 0)
   handmade.run_folder(tmp_path / "run", *given)

@@ -11,9 +11,6 @@ import tiny
 from lra.reporting import run_record
 from lra.system.errors import UserError
 
-# ml_collections loads config files so
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 @pytest.fixture
 def folder(tmp_path):

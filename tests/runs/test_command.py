@@ -14,9 +14,6 @@ from lra.system import process
 from lra.system.errors import UserError
 from lra.training import setup
 
-# ml_collections loads config files so
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 @pytest.fixture
 def parse(monkeypatch):

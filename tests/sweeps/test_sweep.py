@@ -29,11 +29,8 @@ from scripts import sweep as sweep_script
 from tiny import space  # noqa: F401
 
 # ruff: noqa: F811
-pytestmark = [
-  # ml_collections loads config files so; submitit leaves log files of debug jobs open
-  pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
-  pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
-]
+# submitit leaves log files of debug jobs open
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 @pytest.fixture

@@ -13,11 +13,8 @@ from scripts import sweep as sweep_script
 from sweeps.test_sweep import by_seed, fake  # noqa: F401
 
 # ruff: noqa: F811
-# ml_collections loads config files so; submitit leaves log files of debug jobs open
-pytestmark = [
-  pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),
-  pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
-]
+# submitit leaves log files of debug jobs open
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 def seen(tmp_path):
