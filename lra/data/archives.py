@@ -1,9 +1,8 @@
-"""Raw files given by the user: look-up, hashes, and reading of a folder or a tar archive alike."""
+"""Raw files given by the user: look-up, hashes, and reading of a folder, a tar or a zip alike."""
 
 import contextlib
 import errno
 import fcntl
-import gzip
 import hashlib
 import itertools
 import lzma
@@ -11,17 +10,17 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
+from lra.data import packed
 from lra.system.errors import UserError
 from lra.system.progress import once_a_second
 
-BLOCK = 1 << 20
 LINE = 1 << 26  # bytes of a line, at most; the longest paper has a few millions
-SLACK, RATIO = 1 << 28, 200  # an archive unpacks to SLACK + RATIO times its bytes, at most
 LRA = ("lra_release.gz", "lra_release.tar.gz")  # names of the benchmark's release
 
 
@@ -65,7 +64,9 @@ def reading(path: Path) -> Iterator[None]:
     yield
   except (FileNotFoundError, PermissionError) as error:
     raise UserError(f"cannot read {error.filename or path}: {error.strerror}") from error
-  except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+  except (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+  ) as error:
     if getattr(error, "errno", None) not in (None, errno.EIO):  # a full disk, a closed pipe, ...
       raise
     raise UserError(
@@ -73,7 +74,7 @@ def reading(path: Path) -> Iterator[None]:
     ) from error
 
 
-def content(opened: BinaryIO, most: int, where: str) -> bytes:
+def content(opened: IO[bytes], most: int, where: str) -> bytes:
   """All bytes of an open file. Raises UserError beyond `most`, before there are many more."""
   data = opened.read(most + 1)
   if len(data) > most:
@@ -92,59 +93,29 @@ def lines(opened: IO, where: str, most: int = LINE) -> Iterator[Any]:
     yield line
 
 
-class _Bounded:
-  """A stream that ends with an error where an archive unpacks to far more than archives do."""
-
-  def __init__(self, stream: Any, most: int) -> None:
-    self._stream, self._left = stream, most
-
-  def read(self, size: int) -> bytes:
-    data = self._stream.read(min(size, BLOCK))
-    self._left -= len(data)
-    if self._left < 0:
-      raise tarfile.ReadError(f"it unpacks to more than {RATIO} times its size")
-    return data
-
-
-def members(
-  path: Path, report: Callable[[str], None]
-) -> Iterator[tuple[str, Callable[[], BinaryIO]]]:
-  """(name, open) of the files of a folder, or of a tar, gzipped or not, read in one pass.
+def members(path: Path, report: Callable[[str], None]) -> Iterator[packed.Member]:
+  """(name, open) of the files of a folder, of a zip, or of a tar, gzipped or not, read in one pass.
 
   Open, and read, a member before the next one is asked for. An archive iterated to its end has had
-  its CRC checked. Links and devices are left out; sparse members, which can be of any size, are
-  refused, and so is an archive that unpacks without end. Use inside `reading(path)`.
+  its checksums verified. What an archive of data does not hold is refused: paths that lead out of
+  it, links, devices, sparse files, and far more bytes than its size can hold. Use inside
+  `reading(path)`.
   """
+  say = once_a_second(report)
   if path.is_dir():
-    for folder, folders, names in os.walk(path):
-      folders.sort()
-      for file in (Path(folder) / name for name in sorted(names)):
+    yield from _of_folder(path)
+  elif path.suffix == ".zip":
+    yield from packed.of_zip(path, say)
+  else:
+    yield from packed.of_tar(path, say)
+
+
+def _of_folder(path: Path) -> Iterator[packed.Member]:
+  for folder, folders, names in os.walk(path):
+    folders.sort()
+    for file in (Path(folder) / name for name in sorted(names)):
+      if file.is_file():  # no pipe, which would be waited for
         yield file.relative_to(path.parent).as_posix(), lambda file=file: file.open("rb")
-    return
-  size, say = path.stat().st_size, once_a_second(report)
-  with path.open("rb") as packed:
-    gzipped = packed.read(2) == b"\x1f\x8b"
-    packed.seek(0)
-    plain = gzip.GzipFile(fileobj=packed) if gzipped else packed
-    plain = _Bounded(plain, SLACK + RATIO * size)
-    with tarfile.open(fileobj=plain, mode="r|") as tar:
-      while member := _next(tar):
-        tar.members.clear()  # else all headers are kept, which is gigabytes for the LRA release
-        say(f"reading {path.name} ({packed.tell() / size:.0%})")
-        if member.issparse():
-          raise tarfile.ReadError(f"{member.name} is a sparse file")
-        if member.isfile():
-          yield member.name, lambda member=member: tar.extractfile(member)
-    while plain.read(BLOCK):
-      pass
-
-
-def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
-  """`tar.next()`, whose parsers of extended headers raise what they come across."""
-  try:
-    return tar.next()
-  except (ValueError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
-    raise tarfile.ReadError(f"a header is damaged: {error}") from error
 
 
 @contextlib.contextmanager
@@ -169,7 +140,7 @@ def unpacked(
       with reading(path):
         for name, open_member in members(path, report):
           if place := target(name):
-            if ".." in Path(place).parts or Path(place).is_absolute() or "\0" in place:
+            if packed.leads_out(place):
               raise tarfile.ReadError(f"{name!r} leads out of it")
             try:
               (folder / place).parent.mkdir(parents=True, exist_ok=True)

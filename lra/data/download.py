@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lra.data.archives import BLOCK, digest, locked
+from lra.data.archives import digest, locked
+from lra.data.packed import BLOCK
 from lra.system.errors import UserError
 from lra.system.progress import once_a_second
 

@@ -5,9 +5,7 @@ a folder, in the order of their names; or the training reviews of IMDB, in an or
 A text without splits of its own is cut in three: train, then validation, then test.
 """
 
-import contextlib
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -131,34 +129,17 @@ def _read(file: Path) -> bytes:
 def _wikitext(path: Path, report: Callable[[str], None]) -> dict[str, bytes]:
   """The three files of a folder, a zip or a tar."""
   found = {}
-  with archives.reading(path), _intact(path):
-    for name, open_member in _members(path, report):
+  with archives.reading(path):
+    for name, open_member in archives.members(path, report):
       for split, file in WIKITEXT_FILES.items():
         if PurePosixPath(name).name == file:
+          if split in found:
+            raise UserError(f"{path} has {file} twice: leave one of them there")
           with open_member() as opened:
-            found[split] = opened.read(LARGEST + 1)
+            found[split] = archives.content(opened, LARGEST, f"{name} of {path}")
   if missing := [WIKITEXT_FILES[split] for split in SPLITS if split not in found]:
     raise UserError(f"{path} has no {', '.join(missing)}: get {WIKITEXT.url} again")
   return found
-
-
-def _members(path: Path, report: Callable[[str], None]) -> Iterator[tuple[str, Callable]]:
-  """`archives.members` of zip files, too."""
-  if path.suffix != ".zip":
-    yield from archives.members(path, report)
-    return
-  with zipfile.ZipFile(path) as packed:
-    for member in packed.infolist():
-      report(f"reading {path.name}")
-      yield member.filename, lambda member=member: packed.open(member)
-
-
-@contextlib.contextmanager
-def _intact(path: Path) -> Iterator[None]:
-  try:
-    yield
-  except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # ... or encrypted
-    raise UserError(f"{path} is truncated or corrupt ({error}): get {WIKITEXT.url} again") from None
 
 
 def _reviews(

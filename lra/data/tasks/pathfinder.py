@@ -13,13 +13,14 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from lra.data import archives
+from lra.data.packed import leads_out
 from lra.data.tasks.pathfinder_markers import REACH, baselines
 from lra.data.tasks.task import SPLITS, Examples, Prepared, Task
 from lra.system.errors import UserError
@@ -100,7 +101,7 @@ def _released_folder(
 
     def target(member: str) -> str | None:
       at = f"/{member}".find(f"/{name}/")
-      return None if at < 0 or ".." in PurePosixPath(member).parts else member[at:]
+      return None if at < 0 else member[at:]
 
     unpacked = stack.enter_context(archives.unpacked(archive, target, cache_dir, report))
     found = [folder for folder in (unpacked / name,) if folder.is_dir()]
@@ -197,14 +198,9 @@ def _records(folder: Path) -> Iterator[tuple[str, int, str]]:
       if not isinstance(row, list) or len(row) < 4 or row[3] not in ("0", "1"):
         fields = "subpath, filename, index, label (0 or 1), ..."
         raise UserError(f"{file}:{number}: {str(row)[:80]} is not {fields}; {_MEND}")
-      if not all(isinstance(name, str) for name in row[:2]) or not _inside(f"{row[0]}/{row[1]}"):
+      if not all(isinstance(x, str) for x in row[:2]) or leads_out(f"{row[0]}/{row[1]}"):
         raise UserError(f"{file}:{number}: {str(row)[:80]} leads out of {folder}; {_MEND}")
       yield f"{row[0]}/{row[1]}", int(row[3]), f"{file}:{number}"
-
-
-def _inside(path: str) -> bool:
-  """Whether a path stays below the folder it is taken from."""
-  return ".." not in PurePosixPath(path).parts and not path.startswith("/") and "\0" not in path
 
 
 def _read_image(path: Path, resolution: int, where: str) -> np.ndarray:

@@ -124,7 +124,7 @@ def test_mistakes(reviews, options, answer):
   assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("damage", ["cut", "not a zip", "a file missing", "flipped"])
+@pytest.mark.parametrize("damage", ["cut", "not a zip", "a file missing", "flipped", "twice"])
 def test_damaged_archive_is_one_line(tmp_path, damage):
   as_zip(tmp_path)
   archive = tmp_path / lm.WIKITEXT.name
@@ -137,10 +137,13 @@ def test_damaged_archive_is_one_line(tmp_path, damage):
     at = data.find(b"wiki.train.raw") + 20
     data[at] ^= 0xFF
     archive.write_bytes(data)
+  elif damage == "twice":
+    with zipfile.ZipFile(archive, "a") as packed:
+      packed.writestr("other/wiki.test.raw", b"another one")
   else:
     with zipfile.ZipFile(archive, "w") as packed:
       packed.writestr("wiki.train.raw", b"only this one")
-  with pytest.raises(UserError, match="again") as raised:
+  with pytest.raises(UserError, match="again|twice") as raised:
     prepare(tmp_path)
   assert str(archive) in str(raised.value) and "\n" not in str(raised.value)
 

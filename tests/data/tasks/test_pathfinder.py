@@ -43,7 +43,7 @@ def images(examples, side=32):
 
 def pil_line(side, start, end, width):
   image = Image.new("L", (side, side))
-  ImageDraw.Draw(image).line([start[::-1], end[::-1]], fill=255, width=width)
+  ImageDraw.Draw(image).line([tuple(start[::-1]), tuple(end[::-1])], fill=255, width=width)
   return np.asarray(image)
 
 
