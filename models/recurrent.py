@@ -16,16 +16,30 @@ from jaxtyping import Array, Float, Int
 from models.attention import ATTENTION, parameters
 from models.encoder import Encoder, Mlp, sinusoids
 from models.heads import TokenPredictor
-from models.norm import LayerNorm
+from models.norm import LayerNorm, rms_norm
 
 TIMELESS = ("chunk", "block", "lra_padding", "dropout")  # options that a step has no need of
-PROJECTIONS = ("query", "key", "value", "out")
+LAYER = (
+  "query",
+  "key",
+  "value",
+  "out",
+  "convolution",
+  "output_norm",
+)  # parameters of SelfAttention
+
+
+class Past(NamedTuple):
+  """What a block remembers of the tokens so far."""
+
+  attention: Any  # as its mechanism has it
+  recent: Float[Array, "b k w"]  # the last inputs that the layer's convolution reaches back to
 
 
 class State(NamedTuple):
-  """What is remembered of the tokens so far."""
+  """What a model remembers of the tokens so far."""
 
-  layers: tuple[Any, ...]  # of each block, as its mechanism has it
+  layers: tuple[Past, ...]
   count: Int[Array, ""]  # tokens so far
 
 
@@ -43,7 +57,7 @@ def check(model: TokenPredictor, params: Mapping[str, Any]) -> None:
       raise ValueError(f"option {name} of {encoder.attention} attention has no recurrent step")
   layer = params["encoder"]["block0"]["attention"]
   learned = parameters(encoder.attention, encoder.num_heads, encoder.attention_options)
-  if unknown := set(layer) - {*PROJECTIONS, *learned}:
+  if unknown := set(layer) - {*LAYER, *learned}:
     raise ValueError(f"{', '.join(sorted(unknown))} of the attention layer has no recurrent step")
   one = lambda params: step(model, params, init_state(model, 1), jnp.zeros(1, jnp.int32))
   jax.eval_shape(one, params)  # what the mechanism refuses shows here
@@ -57,8 +71,10 @@ def init_state(model: TokenPredictor, batch: int) -> State:
   more = {"length": encoder.max_length} | dict(encoder.attention_options)
   more = {k: v for k, v in more.items() if k in inspect.signature(start).parameters}
   dtype = jnp.promote_types(encoder.dtype, jnp.float32)
+  recent = jnp.zeros((batch, max(encoder.convolution - 1, 0), encoder.emb_dim), encoder.dtype)
   layers = [
-    start(batch, encoder.num_heads, head, head, dtype, **more) for _ in range(encoder.num_layers)
+    Past(start(batch, encoder.num_heads, head, head, dtype, **more), recent)
+    for _ in range(encoder.num_layers)
   ]
   return State(tuple(layers), jnp.zeros((), jnp.int32))
 
@@ -92,10 +108,14 @@ def state_bytes(state: State) -> int:
 
 
 def _attention(
-  encoder: Encoder, layer: Mapping[str, Any], past: Any, x: Float[Array, "b w"]
-) -> tuple[Any, Float[Array, "b w"]]:
+  encoder: Encoder, layer: Mapping[str, Any], past: Past, x: Float[Array, "b w"]
+) -> tuple[Past, Float[Array, "b w"]]:
   """`SelfAttention` on one token."""
-  mechanism = ATTENTION[encoder.attention]
+  mechanism, recent = ATTENTION[encoder.attention], past.recent
+  if encoder.convolution:
+    reached = jnp.concatenate([recent, x[:, None]], axis=1)
+    x += (reached * layer["convolution"].astype(x.dtype)).sum(1)
+    recent = reached[:, 1:]
   project = lambda name, x: x @ layer[name]["kernel"].astype(encoder.dtype)
   q, k, v = (
     project(name, x).reshape(len(x), encoder.num_heads, -1) for name in ("query", "key", "value")
@@ -105,8 +125,10 @@ def _attention(
   if "parameters" in known:
     starts = parameters(encoder.attention, encoder.num_heads, encoder.attention_options)
     options["parameters"] = {n: layer[n] if callable(x) else x for n, x in starts.items()}
-  past, out = mechanism.step(past, q, k, v, **options)
-  return past, project("out", out.reshape(len(x), -1))
+  state, out = mechanism.step(past.attention, q, k, v, **options)
+  if encoder.output_norm:
+    out = rms_norm(out, layer["output_norm"].reshape(encoder.num_heads, -1))
+  return Past(state, recent), project("out", out.reshape(len(x), -1))
 
 
 def _norm(encoder: Encoder, params: Mapping[str, Array], x: Float[Array, "b w"]) -> Any:

@@ -3,6 +3,7 @@
     scripts/run scripts/verify.py results/listops_cosformer-quick-seed0.json
     scripts/run scripts/verify.py results/image_cosformer-seed0.json --steps 200    its first steps
 
+A record of a run that began with --init_from needs that run in its place, runs/NAME.
 On the same kind of machine (devices, packages) and at the record's revision every figure of the curve
 is the same in all digits that the record has; elsewhere losses agree within 5 % and accuracies within
 5 points. Exit code 0: it agrees, 1: it does not.
@@ -73,6 +74,7 @@ def repeat(record: dict, folder: Path, args: argparse.Namespace) -> tuple[list[d
       data_dir=Path(args.data_dir or command.default_data_dir()).expanduser(),
       raw_dir=args.raw_dir,
       stop=stop,
+      init_from=Path(values.init_from) if values.init_from else None,
     )
   finally:
     stop.restore()
@@ -93,6 +95,9 @@ def main() -> int:
   differing = verification.other_machine(record, here)
   if here["data"] != record["data"]["digest"]:
     differing.append(f"data {record['data']['digest'][:12]}, here {here['data'][:12]}")
+  old, new = (x.get("parent", {}).get("digest", "none") for x in (record, here))
+  if old != new:
+    differing.append(f"parameters to start from {old[:12]}, here {new[:12]}")
   if here["revision"] != record["environment"]["revision"]:
     old, new = (str(x)[:7] for x in (record["environment"]["revision"], here["revision"]))
     differing.append(f"revision {old}, here {new}")

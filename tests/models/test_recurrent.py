@@ -27,10 +27,11 @@ CONFIG = {
 LENGTH = 9
 
 
-def build(attention, objective="next", positions="sinusoidal", **options):
+def build(attention, objective="next", positions="sinusoidal", layer=None, **options):
   if attention == "cosformer":
     options = {"length": LENGTH} | options
   config = CONFIG | {"attention": attention, "attention_options": options, "positions": positions}
+  config |= layer or {}
   sizes = {"vocab_size": 20, "num_classes": 2, "max_length": LENGTH, "dtype": jnp.dtype("float32")}
   model = heads.build(config, **sizes, objective=objective)
   ids = jnp.asarray(np.random.default_rng(0).integers(1, 20, (3, 1, LENGTH)))
@@ -47,6 +48,9 @@ def build(attention, objective="next", positions="sinusoidal", **options):
     ("linear", {"positions": "row_column"}),
     ("cosformer", {}),
     ("cosformer", {"feature_map": "elu1", "reweight": "none", "positions": "learned"}),
+    ("softmax", {"layer": {"convolution": 5, "output_norm": True}}),
+    ("cosformer", {"layer": {"convolution": 3, "output_norm": True}}),
+    ("cosformer", {"layer": {"convolution": 4}, "reweight": "decay", "rope": True}),
   ],
 )
 def test_steps_are_the_rows_of_the_parallel_form(attention, options):
