@@ -5,7 +5,7 @@ python train.py --config configs/lm/bytes_cosformer.py[:quick]
 
 from ml_collections import ConfigDict
 
-from configs.lra.base import recipe
+from configs.lra.base import recipes
 
 
 def _default(config: ConfigDict) -> None:
@@ -28,8 +28,4 @@ def _quick(config: ConfigDict) -> None:
 
 
 PRESETS = {"default": _default, "quick": _quick}
-
-
-def make(attention: str, preset: str) -> ConfigDict:
-  """The config of a preset."""
-  return recipe("lm", attention, preset, PRESETS)
+make, cosformer, linear, softmax = recipes("lm", PRESETS)

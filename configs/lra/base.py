@@ -3,6 +3,7 @@
 Any key can be set on the command line: --config.model.attention=linear --config.train.steps=100.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -68,9 +69,7 @@ def base(task: str, attention: str) -> ConfigDict:
         "attention": attention,  # softmax, linear or cosformer: a key of models.attention.ATTENTION
         "attention_options": {  # None: the mechanism's own; one it does not know is an error
           "feature_map": unset(str),  # cosformer: relu, leaky_relu, identity, elu1 or exp
-          "reweight": unset(
-            str
-          ),  # cosformer: cos, none, multiscale, decay or cos2d (square images)
+          "reweight": unset(str),  # cosformer: cos, none, multiscale, decay, cos2d (square images)
           "frequencies": unset(str),  # cosformer, of multiscale: geometric or learned
           "length": unset(int),  # cosformer: a fixed M instead of the true length
           "rope": unset(bool),  # linear, cosformer: rotary positions in the numerator alone
@@ -146,15 +145,22 @@ def _over(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
   return {**defaults, **config, **{k: _over(v, config[k]) for k, v in both.items()}}
 
 
-def recipe(
-  task: str, attention: str, preset: str, presets: dict[str, Callable[[ConfigDict], None]]
-) -> ConfigDict:
-  """The base config with a preset applied. Raises ValueError for an unknown preset."""
-  if preset not in presets:
-    raise ValueError(f"unknown preset {preset!r}; there are {', '.join(presets)}")
-  config = base(task, attention)
-  presets[preset](config)
-  return config
+def recipes(
+  task: str, presets: Mapping[str, Callable[[ConfigDict], None]]
+) -> tuple[Callable[..., ConfigDict], ...]:
+  """make(attention, preset), then what recipe files call `get_config`: make for each mechanism.
+
+  Each makes the base config with a preset applied, and raises ValueError for an unknown preset.
+  """
+
+  def make(attention: str, preset: str = "default") -> ConfigDict:
+    if preset not in presets:
+      raise ValueError(f"unknown preset {preset!r}; there are {', '.join(presets)}")
+    config = base(task, attention)
+    presets[preset](config)
+    return config
+
+  return make, *(functools.partial(make, name) for name in ("cosformer", "linear", "softmax"))
 
 
 def published(config: ConfigDict, *, attention_dropout: float = 0.1) -> None:

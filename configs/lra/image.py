@@ -5,7 +5,7 @@ python train.py --config configs/lra/image_cosformer.py[:official|:small|:quick]
 
 from ml_collections import ConfigDict
 
-from configs.lra.base import published, recipe, small
+from configs.lra.base import published, recipes, small
 
 
 def _default(config: ConfigDict) -> None:
@@ -44,8 +44,4 @@ def _quick(config: ConfigDict) -> None:
 
 
 PRESETS = {"default": _default, "official": _official, "small": _small, "quick": _quick}
-
-
-def make(attention: str, preset: str) -> ConfigDict:
-  """The config of a preset."""
-  return recipe("image", attention, preset, PRESETS)
+make, cosformer, linear, softmax = recipes("image", PRESETS)

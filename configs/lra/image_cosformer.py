@@ -1,7 +1,3 @@
 """Image with cosformer attention; presets in image.py."""
 
-from configs.lra import image
-
-
-def get_config(preset: str = "default"):
-  return image.make("cosformer", preset)
+from configs.lra.image import cosformer as get_config

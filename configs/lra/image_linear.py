@@ -1,7 +1,3 @@
 """Image with linear attention; presets in image.py."""
 
-from configs.lra import image
-
-
-def get_config(preset: str = "default"):
-  return image.make("linear", preset)
+from configs.lra.image import linear as get_config

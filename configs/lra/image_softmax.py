@@ -1,7 +1,3 @@
 """Image with softmax attention; presets in image.py."""
 
-from configs.lra import image
-
-
-def get_config(preset: str = "default"):
-  return image.make("softmax", preset)
+from configs.lra.image import softmax as get_config

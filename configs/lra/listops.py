@@ -5,7 +5,7 @@ python train.py --config configs/lra/listops_cosformer.py[:official|:small|:quic
 
 from ml_collections import ConfigDict
 
-from configs.lra.base import published, recipe, shell, small
+from configs.lra.base import published, recipes, shell, small
 
 
 def _default(config: ConfigDict) -> None:
@@ -39,8 +39,4 @@ def _quick(config: ConfigDict) -> None:
 
 
 PRESETS = {"default": _default, "official": _official, "small": _small, "quick": _quick}
-
-
-def make(attention: str, preset: str) -> ConfigDict:
-  """The config of a preset."""
-  return recipe("listops", attention, preset, PRESETS)
+make, cosformer, linear, softmax = recipes("listops", PRESETS)

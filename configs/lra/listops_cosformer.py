@@ -1,7 +1,3 @@
 """ListOps with cosformer attention; presets in listops.py."""
 
-from configs.lra import listops
-
-
-def get_config(preset: str = "default"):
-  return listops.make("cosformer", preset)
+from configs.lra.listops import cosformer as get_config

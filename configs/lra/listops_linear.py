@@ -1,7 +1,3 @@
 """ListOps with linear attention; presets in listops.py."""
 
-from configs.lra import listops
-
-
-def get_config(preset: str = "default"):
-  return listops.make("linear", preset)
+from configs.lra.listops import linear as get_config

@@ -1,7 +1,3 @@
 """ListOps with softmax attention; presets in listops.py."""
 
-from configs.lra import listops
-
-
-def get_config(preset: str = "default"):
-  return listops.make("softmax", preset)
+from configs.lra.listops import softmax as get_config

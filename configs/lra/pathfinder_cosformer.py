@@ -1,7 +1,3 @@
 """Pathfinder with cosformer attention; presets in pathfinder.py."""
 
-from configs.lra import pathfinder
-
-
-def get_config(preset: str = "default"):
-  return pathfinder.make("cosformer", preset)
+from configs.lra.pathfinder import cosformer as get_config

@@ -1,7 +1,3 @@
 """Pathfinder with linear attention; presets in pathfinder.py."""
 
-from configs.lra import pathfinder
-
-
-def get_config(preset: str = "default"):
-  return pathfinder.make("linear", preset)
+from configs.lra.pathfinder import linear as get_config

@@ -1,7 +1,3 @@
 """Path-X with cosformer attention; presets in pathx.py."""
 
-from configs.lra import pathx
-
-
-def get_config(preset: str = "default"):
-  return pathx.make("cosformer", preset)
+from configs.lra.pathx import cosformer as get_config

@@ -1,7 +1,3 @@
 """Path-X with linear attention; presets in pathx.py."""
 
-from configs.lra import pathx
-
-
-def get_config(preset: str = "default"):
-  return pathx.make("linear", preset)
+from configs.lra.pathx import linear as get_config

@@ -1,7 +1,3 @@
 """Path-X with softmax attention; presets in pathx.py."""
 
-from configs.lra import pathx
-
-
-def get_config(preset: str = "default"):
-  return pathx.make("softmax", preset)
+from configs.lra.pathx import softmax as get_config

@@ -1,7 +1,3 @@
 """Retrieval with cosformer attention; presets in retrieval.py."""
 
-from configs.lra import retrieval
-
-
-def get_config(preset: str = "default"):
-  return retrieval.make("cosformer", preset)
+from configs.lra.retrieval import cosformer as get_config

@@ -1,7 +1,3 @@
 """Retrieval with linear attention; presets in retrieval.py."""
 
-from configs.lra import retrieval
-
-
-def get_config(preset: str = "default"):
-  return retrieval.make("linear", preset)
+from configs.lra.retrieval import linear as get_config

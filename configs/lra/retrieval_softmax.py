@@ -1,7 +1,3 @@
 """Retrieval with softmax attention; presets in retrieval.py."""
 
-from configs.lra import retrieval
-
-
-def get_config(preset: str = "default"):
-  return retrieval.make("softmax", preset)
+from configs.lra.retrieval import softmax as get_config

@@ -1,7 +1,3 @@
 """Text with linear attention; presets in text.py."""
 
-from configs.lra import text
-
-
-def get_config(preset: str = "default"):
-  return text.make("linear", preset)
+from configs.lra.text import linear as get_config
