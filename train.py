@@ -314,10 +314,7 @@ def main(values: flags.FlagValues = FLAGS) -> int:
     train(
       values.config,
       workdir,
-      data_dir=Path(values.data_dir).expanduser()
-      if values.data_dir
-      else command.default_data_dir(),
-      raw_dir=Path(values.raw_dir).expanduser() if values.raw_dir else None,
+      **command.folders(values),
       stop=stop,
       init_from=Path(values.init_from).expanduser() if values.init_from else None,
     )

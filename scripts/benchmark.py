@@ -8,7 +8,6 @@ width 256, 4 heads, MLP 1024, AdamW, float32. Compilation and warm-up are apart;
 On a busy machine trust ratios, not seconds.
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -24,6 +23,8 @@ import optax
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from configs.lra.base import base
+from lra.runs import command
 from lra.system import devices
 from models import heads
 from models.attention import ATTENTION
@@ -33,28 +34,12 @@ LAYERS, WIDTH, HEADS, MLP, VOCABULARY, CLASSES = 4, 256, 4, 1024, 257, 2
 
 def jax_step(attention: str, n: int, batch: int) -> tuple[Callable[[], None], dict[str, float]]:
   """A function that makes one training step and waits for it; compile seconds and peak bytes."""
-  model = heads.build(
-    {
-      "attention": attention,
-      "attention_options": {},
-      "num_layers": LAYERS,
-      "num_heads": HEADS,
-      "emb_dim": WIDTH,
-      "embedding_std": 1.0,
-      "qkv_dim": WIDTH,
-      "mlp_dim": MLP,
-      "dropout": 0.0,
-      "positions": "sinusoidal",
-      "cls": False,
-      "pooling": "masked_mean",
-      "interaction": "nli",
-      "zero_is_padding": False,
-    },
-    vocab_size=VOCABULARY,
-    num_classes=CLASSES,
-    max_length=n,
-    dtype=devices.activation_dtype("auto"),
-  )
+  config = base("text", attention).model.to_dict()
+  config |= {"num_layers": LAYERS, "num_heads": HEADS, "emb_dim": WIDTH, "qkv_dim": WIDTH}
+  config |= {"mlp_dim": MLP, "dropout": 0.0, "cls": False, "pooling": "masked_mean"}
+  dtype = devices.activation_dtype(config.pop("dtype"))
+  sizes = {"vocab_size": VOCABULARY, "num_classes": CLASSES, "max_length": n}
+  model = heads.build(config, **sizes, dtype=dtype)
   ids = jax.random.randint(jax.random.key(0), (batch, 1, n), 1, VOCABULARY)
   lengths, labels = jnp.full((batch, 1), n), jnp.zeros(batch, jnp.int32)
   params = jax.jit(lambda key: model.init(key, ids, lengths, train=False))(jax.random.key(1))
@@ -158,30 +143,16 @@ def against_pytorch(repeats: int) -> list[dict]:
   """One row a case; the two sides alternate, so that a noisy machine hits both."""
   rows = []
   print(f"{'attention':10} {'n':>6} {'batch':>5} {'JAX s':>8} {'PyTorch s':>10} {'ratio':>6}")
-  for attention, n, batch in (
-    ("cosformer", 4096, 2),
-    ("cosformer", 2048, 2),
-    ("softmax", 2048, 2),
-  ):
-    ours, measured = jax_step(attention, n, batch)
-    theirs = torch_step(attention, n, batch)
-    ours(), theirs()  # warm-up
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
-    row = {
-      "attention": attention,
-      "n": n,
-      "batch": batch,
-      "jax_seconds": statistics.median(a for a, _ in pairs),
-      "pytorch_seconds": statistics.median(b for _, b in pairs),
-      "ratio": statistics.median(a / b for a, b in pairs),
-      "compile_seconds": measured["compile_seconds"],
-    }
-    print(
-      f"{attention:10} {n:6} {batch:5} {row['jax_seconds']:8.3f} {row['pytorch_seconds']:10.3f} "
-      f"{row['ratio']:6.2f}",
-      flush=True,
-    )
-    rows.append(row)
+  for attention, n, batch in (("cosformer", 4096, 2), ("cosformer", 2048, 2), ("softmax", 2048, 2)):
+    jax_run, measured = jax_step(attention, n, batch)
+    torch_run = torch_step(attention, n, batch)
+    jax_run(), torch_run()  # warm-up
+    pairs = np.array([(seconds(jax_run), seconds(torch_run)) for _ in range(repeats)])
+    ours, theirs, ratio = np.median([*pairs.T, pairs[:, 0] / pairs[:, 1]], axis=1).tolist()
+    print(f"{attention:10} {n:6} {batch:5} {ours:8.3f} {theirs:10.3f} {ratio:6.2f}", flush=True)
+    row = {"attention": attention, "n": n, "batch": batch, "jax_seconds": ours}
+    row |= {"pytorch_seconds": theirs, "ratio": ratio}
+    rows.append(row | {"compile_seconds": measured["compile_seconds"]})
   return rows
 
 
@@ -192,17 +163,10 @@ def scaling(repeats: int, attention: str) -> list[dict]:
   for n in 2 ** np.arange(10, 17):
     run, measured = jax_step(attention, int(n), 1)
     run()  # warm-up
-    row = {
-      "attention": attention,
-      "n": int(n),
-      "seconds": statistics.median(seconds(run) for _ in range(repeats)),
-    }
-    rows.append(row | measured)
-    print(
-      f"{n:6} {row['seconds']:9.3f} {measured['peak_bytes'] / 1e6:9.1f} "
-      f"{measured['compile_seconds']:9.1f}",
-      flush=True,
-    )
+    median = statistics.median(seconds(run) for _ in range(repeats))
+    rows.append({"attention": attention, "n": int(n), "seconds": median, **measured})
+    peak, compiling = measured["peak_bytes"] / 1e6, measured["compile_seconds"]
+    print(f"{n:6} {median:9.3f} {peak:9.1f} {compiling:9.1f}", flush=True)
   for name in ("seconds", "peak_bytes"):
     slope = np.polyfit(np.log([r["n"] for r in rows]), np.log([r[name] for r in rows]), 1)[0]
     print(f"{name} grow like n^{slope:.2f}")
@@ -211,9 +175,7 @@ def scaling(repeats: int, attention: str) -> list[dict]:
 
 def main() -> None:
   """Runs what the command line names."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = command.parser(__doc__)
   parser.add_argument("what", choices=("pytorch", "scaling"))
   parser.add_argument("--repeats", type=int, default=5, help="of which the median is taken")
   parser.add_argument(

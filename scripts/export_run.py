@@ -6,21 +6,19 @@
 Refuses runs whose files disagree, and, without --replace, another run of a command that is there.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from lra.reporting import run_record
+from lra.runs import command
 from lra.system.errors import UserError
 
 
 def main() -> int:
   """Exports every run named, however many fail; the number that failed is the exit code."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = command.parser(__doc__)
   parser.add_argument("run", nargs="+", type=Path, help="a run's folder (--workdir)")
   parser.add_argument(
     "--results", type=Path, default=Path(__file__).parent.parent / "results", help="where to"

@@ -7,23 +7,20 @@ Linear attention and cosFormer remember the past in a state that does not grow, 
 keys and values. The text goes to standard output, speeds and memory to standard error.
 """
 
-import argparse
 import codecs
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from lra.runs import generation
+from lra.runs import command, generation
 from lra.system.errors import UserError
 from lra.system.process import run_main
 
 
 def main() -> int:
   """Prints the prompt and what follows it."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = command.parser(__doc__)
   parser.add_argument("run", type=Path, help="a run's folder (--workdir), of objective next")
   parser.add_argument("--prompt", required=True, help="the text to continue")
   parser.add_argument("--tokens", type=int, help="how many bytes; default: 400, or what fits")

@@ -7,7 +7,6 @@
 Each preset has a table of its own. A row never mixes presets, configs or data unless --mix says so.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
 from lra.reporting import accuracy_table, run_record, table_formats, table_text, token_table
+from lra.runs import command
 from lra.system.errors import UserError
 from lra.system.process import run_main
 
@@ -43,9 +43,7 @@ def pages(records: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
 
 def main() -> int:
   """Prints the table, or writes it into the README."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = command.parser(__doc__)
   parser.add_argument("source", nargs="*", type=Path, default=[ROOT / "results"])
   parser.add_argument("--format", choices=tuple(table_formats.FORMATS), default="markdown")
   parser.add_argument("--preset", nargs="+", help="only these")
@@ -57,17 +55,13 @@ def main() -> int:
   if args.update_readme:
     if args.source != [ROOT / "results"] or args.preset or args.mix or args.format != "markdown":
       raise UserError("--update_readme shows all of results/, so it goes with no other option")
-  records = run_record.read_all(args.source)
-  kept = [r for r in records if not args.preset or r["preset"] in args.preset]
-  if records and not kept:
-    there = ", ".join(sorted({r["preset"] for r in records}))
-    raise UserError(f"no run of preset {', '.join(args.preset)}; there are runs of {there}")
+  records = run_record.read_all(args.source, args.preset)
   if args.update_readme:
     for page, text in pages(records).items():
       page.write_text(table_text.between_markers(page.read_text(), text))
       print(page.relative_to(ROOT))
   else:
-    print(made(kept, args.format, args.mix), end="")
+    print(made(records, args.format, args.mix), end="")
   return 0
 
 

@@ -8,7 +8,6 @@
 Each preset and device has pictures of its own: speeds of different machines say nothing.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -16,16 +15,15 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lra.reporting import accuracy_table, pictures, run_record
-from lra.reporting.pictures import curves, series, style
+from lra.reporting.pictures import style
+from lra.runs import command
 from lra.system.errors import UserError
 from lra.system.process import run_main
 
 
 def main() -> int:
   """Draws everything that there is."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = command.parser(__doc__)
   parser.add_argument("source", nargs="*", type=Path, default=[ROOT / "results"])
   parser.add_argument("--preset", nargs="+", help="only these")
   parser.add_argument(
@@ -33,17 +31,13 @@ def main() -> int:
   )
   parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder")
   args = parser.parse_args()
-  records = accuracy_table.of_classes(run_record.read_all(args.source))
-  kept = [r for r in records if not args.preset or r["preset"] in args.preset]
-  if not kept and not args.scaling:
+  records = accuracy_table.of_classes(run_record.read_all(args.source, args.preset))
+  if not records and not args.scaling:
     raise UserError(
-      f"nothing to draw in {', '.join(map(str, args.source))}: no finished run"
-      + (f" of preset {', '.join(args.preset)}" if args.preset else "")
-      + "; scripts/export_run.py puts finished runs into results/"
+      f"nothing to draw in {', '.join(map(str, args.source))}: no finished run; "
+      "scripts/export_run.py puts finished runs into results/"
     )
-  figures = pictures.of_records(kept)
-  if args.scaling:
-    figures["scaling"] = curves.scaling(series.read_scaling(args.scaling))
+  figures = pictures.of_records(records, args.scaling)
   for name, figure in figures.items():
     print(*style.write(figure, args.out / name))
   return 0

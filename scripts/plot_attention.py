@@ -8,8 +8,6 @@ right of each layer the mean weight at a distance i - j, one line a head; for co
 the same queries and keys would give without the cosine.
 """
 
-import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -26,25 +24,17 @@ from lra.system.progress import Progress
 
 def main() -> int:
   """Draws one picture."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = command.parser(__doc__)
   parser.add_argument("run", type=Path, help="a run's folder (--workdir)")
   parser.add_argument("--split", choices=SPLITS, default="validation")
   parser.add_argument("--example", type=int, default=0, help="its number in the split, from 0")
   parser.add_argument("--document", type=int, default=0, help="of an example of two documents")
   parser.add_argument("--layers", type=int, nargs="+", help="default: all")
   parser.add_argument("--out", type=Path, help="folder; default: the run's")
-  parser.add_argument("--data_dir", default=os.environ.get("LRA_DATA_DIR"))
-  parser.add_argument("--raw_dir", default=os.environ.get("LRA_RAW_DIR"))
+  command.add_folders(parser)
   args = parser.parse_args()
   progress = Progress()
-  trained = trained_run.load(
-    args.run,
-    Path(args.data_dir).expanduser() if args.data_dir else command.default_data_dir(),
-    Path(args.raw_dir).expanduser() if args.raw_dir else None,
-    progress.live,
-  )
+  trained = trained_run.load(args.run, **command.folders(args), report=progress.live)
   config, depth = trained.config, trained.config.model.num_layers
   ids, lengths, label = attention_maps.example(trained, args.split, args.example)
   if not 0 <= args.document < ids.shape[1]:

@@ -9,9 +9,6 @@ Sources, in this order: what is prepared already, your own raw files (--raw_dir)
 generator where the task has one.
 """
 
-import argparse
-import importlib
-import os
 import sys
 import time
 from pathlib import Path
@@ -20,7 +17,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from configs.lra.base import recipe_path
+from configs.lra.base import load
 from lra.data import store, tasks
 from lra.data.tasks import pathfinder
 from lra.runs import command
@@ -44,34 +41,25 @@ def write_samples(data: store.Store, path: Path) -> Path:
 
 def main() -> int:
   """Prepares every task named, however many fail; the number that failed is the exit code."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = command.parser(__doc__)
   parser.add_argument("task", nargs="*", help=f"of {', '.join(tasks.TASKS)}")
   parser.add_argument("--preset", default="default", help="of the task's config file")
   parser.add_argument(
     "--samples", type=Path, help="write PNGs of the first 50 images of tasks with images there"
   )
-  parser.add_argument("--data_dir", default=os.environ.get("LRA_DATA_DIR"))
-  parser.add_argument("--raw_dir", default=os.environ.get("LRA_RAW_DIR"))
+  command.add_folders(parser)
   args = parser.parse_args()
-  data_dir = Path(args.data_dir).expanduser() if args.data_dir else command.default_data_dir()
-  raw_dir = Path(args.raw_dir).expanduser() if args.raw_dir else None
   progress, failed = Progress(), 0
   for name in args.task or DEFAULT:
     begin = time.monotonic()
     try:
       task = tasks.get(name)
       try:
-        recipe = importlib.import_module(recipe_path(name).replace("/", ".")).make(
-          "softmax", args.preset
-        )
+        recipe = load(name, "softmax", args.preset)
       except ValueError as error:
         raise UserError(str(error)) from None
       options = {key: value for key, value in recipe.task.items() if key != "name"}
-      data = store.open_store(
-        task, options, data_dir=data_dir, raw_dir=raw_dir, report=progress.live
-      )
+      data = store.open_store(task, options, **command.folders(args), report=progress.live)
       if args.samples and name in IMAGES:
         progress.line(f"{name}: samples in {write_samples(data, args.samples / f'{name}.png')}")
     except (UserError, OSError) as error:

@@ -7,7 +7,6 @@
 Pictures are those of scripts/plot.py, and whatever PNG and SVG files --pictures names.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -16,16 +15,15 @@ sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
 from lra.reporting import accuracy_table, html_page, pictures, run_record
-from lra.reporting.pictures import curves, series, style
+from lra.reporting.pictures import style
+from lra.runs import command
 from lra.system.errors import UserError
 from lra.system.process import run_main
 
 
 def main() -> int:
   """Writes the page."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = command.parser(__doc__)
   parser.add_argument("source", nargs="*", type=Path, default=[ROOT / "results"])
   parser.add_argument("--preset", nargs="+", help="only these")
   parser.add_argument("--mix", action="store_true", help="whatever the runs differ in, one table")
@@ -35,24 +33,20 @@ def main() -> int:
   parser.add_argument("--pictures", nargs="+", type=Path, default=[], help="PNG and SVG files")
   parser.add_argument("--out", type=Path, default=Path("report.html"))
   args = parser.parse_args()
-  records = accuracy_table.of_classes(run_record.read_all(args.source))
-  kept = [r for r in records if not args.preset or r["preset"] in args.preset]
-  if not kept:
+  records = accuracy_table.of_classes(run_record.read_all(args.source, args.preset))
+  if not records:
     raise UserError(
-      f"nothing to report in {', '.join(map(str, args.source))}: no finished run"
-      + (f" of preset {', '.join(args.preset)}" if args.preset else "")
-      + "; scripts/export_run.py puts finished runs into results/"
+      f"nothing to report in {', '.join(map(str, args.source))}: no finished run; "
+      "scripts/export_run.py puts finished runs into results/"
     )
-  tables = accuracy_table.tables(kept, mix=args.mix, full_size=base.TASKS)
-  figures = pictures.of_records(kept)
-  if args.scaling:
-    figures["scaling"] = curves.scaling(series.read_scaling(args.scaling))
+  tables = accuracy_table.tables(records, mix=args.mix, full_size=base.TASKS)
+  figures = pictures.of_records(records, args.scaling)
   shown = {name: (style.encode(figure, "svg"), ".svg") for name, figure in figures.items()}
   shown |= {str(path): html_page.read_picture(path) for path in args.pictures}
   args.out.parent.mkdir(parents=True, exist_ok=True)
-  args.out.write_text(html_page.page(kept, tables, shown))
+  args.out.write_text(html_page.page(records, tables, shown))
   print(
-    f"{args.out}: {len(kept)} runs, {len(shown)} pictures, {args.out.stat().st_size / 1e6:.1f} MB"
+    f"{args.out}: {len(records)} runs, {len(shown)} pictures, {args.out.stat().st_size / 1e6:.1f} MB"
   )
   return 0
 

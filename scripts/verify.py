@@ -11,7 +11,6 @@ is the same in all digits that the record has; elsewhere losses agree within 5 %
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import train
 from configs.lra.base import complete
 from lra.reporting import run_record, verification
 from lra.runs import command
+from lra.runs.run_directory import parse_metrics
 from lra.system.errors import UserError
 from lra.system.process import StopRequest, run_main
 
@@ -37,23 +37,19 @@ class AtStep(StopRequest):
   @property
   def reason(self) -> str | None:
     """The reason to stop, None while the run may go on."""
-    lines = self._metrics.read_text().splitlines() if self._metrics.exists() else []
-    reached = bool(lines) and json.loads(lines[-1])["step"] >= self._step
+    reached = any(line["step"] >= self._step for line in parse_metrics(self._metrics)[-1:])
     return super().reason or ("--steps are done" if reached else None)
 
 
 def parser() -> argparse.ArgumentParser:
   """The options."""
-  made = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  made = command.parser(__doc__)
   made.add_argument("record", type=Path, help="a file in results/")
   made.add_argument(
     "--steps", type=int, help="how many to repeat, to the next log line; default: all"
   )
   made.add_argument("--workdir", type=Path, help="keep the run there; default: a temporary folder")
-  made.add_argument("--data_dir", type=Path, default=os.environ.get("LRA_DATA_DIR"))
-  made.add_argument("--raw_dir", type=Path, default=os.environ.get("LRA_RAW_DIR"))
+  command.add_folders(made)
   return made
 
 
@@ -68,20 +64,14 @@ def repeat(record: dict, folder: Path, args: argparse.Namespace) -> tuple[list[d
     )
   stop = AtStep(record["steps"] if args.steps is None else args.steps, folder)
   try:
-    train.train(
-      values.config,
-      folder,
-      data_dir=Path(args.data_dir or command.default_data_dir()).expanduser(),
-      raw_dir=args.raw_dir,
-      stop=stop,
-      init_from=Path(values.init_from) if values.init_from else None,
-    )
+    parent = Path(values.init_from) if values.init_from else None
+    train.train(values.config, folder, **command.folders(args), stop=stop, init_from=parent)
   finally:
     stop.restore()
   if stop.exit_code:
     sys.exit(stop.exit_code)
-  lines = (folder / "metrics.jsonl").read_text().splitlines()
-  return [json.loads(line) for line in lines], json.loads((folder / "environment.json").read_text())
+  environment = json.loads((folder / "environment.json").read_text())
+  return parse_metrics(folder / "metrics.jsonl"), environment
 
 
 def main() -> int:
@@ -92,15 +82,7 @@ def main() -> int:
   record = run_record.read(args.record)
   with tempfile.TemporaryDirectory(prefix="lra-verify-") as temporary:
     metrics, here = repeat(record, args.workdir or Path(temporary) / "run", args)
-  differing = verification.other_machine(record, here)
-  if here["data"] != record["data"]["digest"]:
-    differing.append(f"data {record['data']['digest'][:12]}, here {here['data'][:12]}")
-  old, new = (x.get("parent", {}).get("digest", "none") for x in (record, here))
-  if old != new:
-    differing.append(f"parameters to start from {old[:12]}, here {new[:12]}")
-  if here["revision"] != record["environment"]["revision"]:
-    old, new = (str(x)[:7] for x in (record["environment"]["revision"], here["revision"]))
-    differing.append(f"revision {old}, here {new}")
+  differing = verification.differing(record, here)
   columns = verification.compare(record, metrics)
   for column in columns:
     until = f", all up to step {column.last_equal:,}" if column.last_equal else ""

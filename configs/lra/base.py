@@ -4,6 +4,7 @@ Any key can be set on the command line: --config.model.attention=linear --config
 """
 
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,6 +57,11 @@ TASKS: dict[str, dict[str, Any]] = {
 def recipe_path(task: str) -> str:
   """The file of a task's presets without its suffix; those of a mechanism add _ and its name."""
   return {"lm": "configs/lm/bytes"}.get(task, f"configs/lra/{task}")
+
+
+def load(task: str, attention: str, preset: str) -> ConfigDict:
+  """The config of a task's recipe. Raises ValueError for an unknown preset."""
+  return importlib.import_module(recipe_path(task).replace("/", ".")).make(attention, preset)
 
 
 def base(task: str, attention: str) -> ConfigDict:

@@ -6,7 +6,7 @@ it: table_text.py and table_formats.py.
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lra.reporting.significance import Difference, differences
@@ -145,63 +145,94 @@ def _mixed_key(record: Mapping[str, Any], presets: str) -> tuple[str, str]:
 
 def row_order(key: tuple[str, str]) -> tuple:
   """Sort key of rows: mechanisms without overrides first."""
-  return key[1] != "", _rank(key[0]), key
+  place = MECHANISMS.index(key[0]) if key[0] in MECHANISMS else len(MECHANISMS)
+  return key[1] != "", place, key
+
+
+def tasks_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
+  """The tasks there are, in the order of the table's columns."""
+  there = {r["task"] for r in records}
+  return [*(t for t in TASKS if t in there), *sorted(there - set(TASKS))]
+
+
+def grouped(
+  records: Iterable[Mapping[str, Any]],
+  key: Callable[[Mapping[str, Any]], Any],
+  order: Callable[[Any], Any] | None = None,
+) -> dict[Any, list[Mapping[str, Any]]]:
+  """Records by `key`, the keys sorted by `order`."""
+  found: dict[Any, list] = {}
+  for r in records:
+    found.setdefault(key(r), []).append(r)
+  return {k: found[k] for k in sorted(found, key=order)}
+
+
+def provenance(records: Sequence[Mapping[str, Any]], what: str, mix: bool) -> dict[str, Any]:
+  """Where the runs of table `what` come from. Raises UserError for different data, unless `mix`."""
+  digests = {
+    task: tuple(sorted({r["data"]["digest"] for r in records if r["task"] == task}))
+    for task in tasks_of(records)
+  }
+  for task, found in digests.items():
+    if len(found) > 1 and not mix:
+      raise UserError(
+        f"{what}, {task}: runs on different data ({', '.join(d[:12] for d in found)}); take some "
+        "away (--mix mixes accuracies)"
+      )
+  return {
+    "revisions": tuple(sorted({revision for r in records for revision in revisions(r)})),
+    "digests": digests,
+    "devices": tuple(sorted({device(r) for r in records})),
+    "runs": len(records),
+  }
+
+
+def by_seed(records: Sequence[Mapping[str, Any]], name: str, mix: bool) -> list[Mapping[str, Any]]:
+  """The runs of cell `name`. Raises UserError for a seed twice, or different configs, unless `mix`."""
+  made = sorted(records, key=lambda r: r["seed"])
+  seeds = [r["seed"] for r in made]
+  if twice := {seed for seed in seeds if seeds.count(seed) > 1}:
+    names = ", ".join(r["name"] for r in made if r["seed"] in twice)
+    raise UserError(
+      f"{name}: more than one run of seed {min(twice)} ({names}), in one source or in two; "
+      "take one away"
+    )
+  if not mix and any(comparable(r) != comparable(made[0]) for r in made):
+    raise UserError(
+      f"{name}: seeds {seeds} have different configs under the same name; --mix mixes accuracies"
+    )
+  return made
 
 
 def _table(records: Sequence[Mapping[str, Any]], mix: bool, full_size: Mapping) -> Table:
   preset = " + ".join(sorted({setting(r) for r in records}))
-  digests = _by(records, lambda r: r["task"], lambda r: r["data"]["digest"])
-  for task, found in digests.items():
-    if len(found) > 1 and not mix:
-      raise UserError(
-        f"preset {preset}, {task}: runs on different data ({_short(found)}); --mix mixes them"
-      )
-  groups: dict[tuple[str, str], list] = {}
+  facts = provenance(records, f"preset {preset}", mix)
+  groups = grouped(records, lambda r: _mixed_key(r, preset) if mix else row_key(r), row_order)
+  rows = tuple(_row(*key, group, mix) for key, group in groups.items())
+  baselines, resized = {}, set()
   for r in records:
-    groups.setdefault(_mixed_key(r, preset) if mix else row_key(r), []).append(r)
-  rows = tuple(_row(*k, groups[k], mix) for k in sorted(groups, key=row_order))
-  present = {task for row in rows for task in row.cells}
-  baselines = {}
-  for r in records:
-    best = max(r["baselines"].items(), key=lambda item: item[1])
-    baselines[r["task"]] = (best[0], 100 * best[1])
-  resized = {
-    r["task"]
-    for r in records
-    if {k: v for k, v in r["config"]["task"].items() if k != "name"}
-    != full_size.get(r["task"], {k: v for k, v in r["config"]["task"].items() if k != "name"})
-  }
+    name, share = max(r["baselines"].items(), key=lambda item: item[1])
+    baselines[r["task"]] = (name, 100 * share)
+    options = {k: v for k, v in r["config"]["task"].items() if k != "name"}
+    if options != full_size.get(r["task"], options):
+      resized.add(r["task"])
+  tasks = tuple(facts["digests"])
   return Table(
     preset=preset,
-    tasks=(*TASKS, *sorted(present - set(TASKS))),
+    tasks=tuple(dict.fromkeys((*TASKS, *tasks))),
     rows=rows,
     baselines=baselines,
     differences=tuple(differences(rows)),
-    revisions=tuple(sorted({revision for r in records for revision in revisions(r)})),
-    digests=digests,
-    devices=tuple(sorted({device(r) for r in records})),
-    resized=tuple(task for task in digests if task in resized),
-    unlike=tuple(task for task in digests if _unlike(records, task)),
-    runs=len(records),
+    resized=tuple(task for task in tasks if task in resized),
+    unlike=tuple(task for task in tasks if _unlike(records, task)),
+    **facts,
   )
 
 
 def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) -> Row:
   cells, parameters, sources, stuck, restarted = {}, {}, {}, {}, {}
   for task in dict.fromkeys(r["task"] for r in records):
-    here = sorted((r for r in records if r["task"] == task), key=lambda r: r["seed"])
-    name = f"{attention} on {task}"
-    seeds = [r["seed"] for r in here]
-    if twice := {seed for seed in seeds if seeds.count(seed) > 1}:
-      names = ", ".join(r["name"] for r in here if r["seed"] in twice)
-      raise UserError(
-        f"{name}: more than one run of seed {min(twice)} ({names}), in one source or in two; "
-        "take one away"
-      )
-    if not mix and any(comparable(r) != comparable(here[0]) for r in here):
-      raise UserError(
-        f"{name}: seeds {seeds} have different configs under the same name; --mix mixes them"
-      )
+    here = by_seed([r for r in records if r["task"] == task], f"{attention} on {task}", mix)
     cells[task] = Score({r["seed"]: 100 * r["test"]["accuracy"] for r in here})
     parameters[task] = here[0]["parameters"]
     made_of = [(setting(r), *revisions(r), r["data"]["digest"][:12]) for r in here]
@@ -210,17 +241,17 @@ def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) 
       stuck[task] = count
     if count := sum(r["restarts"] > 0 for r in here):
       restarted[task] = count
-  return Row(attention, overrides, cells, _average(cells), parameters, sources, stuck, restarted)
+  return Row(attention, overrides, cells, average(cells), parameters, sources, stuck, restarted)
 
 
-def _average(cells: Mapping[str, Score]) -> Score | None:
-  """Over the five tasks, seed by seed; of the means where the tasks share no seed."""
-  if not all(task in cells for task in TASKS):
+def average(cells: Mapping[str, Score], tasks: Iterable[str] = TASKS) -> Score | None:
+  """Over `tasks`, seed by seed, of the means where they have other seeds; None if one is missing."""
+  if not all(task in cells for task in tasks):
     return None
-  shared = set.intersection(*(set(cells[task].by_seed) for task in TASKS))
-  if any(set(cells[task].by_seed) != shared for task in TASKS):
-    return Score({-1: statistics.mean(cells[task].mean for task in TASKS)})
-  return Score({s: statistics.mean(cells[t].by_seed[s] for t in TASKS) for s in sorted(shared)})
+  seeds = {tuple(sorted(cells[task].by_seed)) for task in tasks}
+  if len(seeds) > 1:
+    return Score({-1: statistics.mean(cells[task].mean for task in tasks)})
+  return Score({s: statistics.mean(cells[t].by_seed[s] for t in tasks) for s in min(seeds)})
 
 
 def label(overrides: Mapping[str, Any]) -> str:
@@ -244,19 +275,3 @@ def _unlike(records: Sequence[Mapping[str, Any]], task: str) -> bool:
       model = {k: v for k, v in config.get("model", {}).items() if k not in own}
       recipes.append(config | {"model": model})
   return any(recipe != recipes[0] for recipe in recipes)
-
-
-def _rank(attention: str) -> int:
-  return MECHANISMS.index(attention) if attention in MECHANISMS else len(MECHANISMS)
-
-
-def _by(records: Iterable[Mapping], key: Any, value: Any) -> dict[str, tuple[str, ...]]:
-  found: dict[str, set] = {}
-  for r in records:
-    found.setdefault(key(r), set()).add(value(r))
-  order = (*TASKS, *sorted(set(found) - set(TASKS)))
-  return {k: tuple(sorted(found[k])) for k in order if k in found}
-
-
-def _short(digests: Iterable[str]) -> str:
-  return ", ".join(d[:12] for d in digests)

@@ -5,10 +5,9 @@ its mechanism, with the mask, the options and the parameters that the mechanism 
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -17,15 +16,16 @@ from lra.data import batches
 from lra.runs.trained_run import TrainedRun
 from lra.system.errors import UserError
 from models.attention import ATTENTION
-from models.attention.layer import SelfAttention
+from models.encoder import Encoder
 
+CAUGHT = "intermediates"  # flax's name of what it captures
 PIXELS = 256  # of a matrix in a picture, at most
 
 
 class Call(NamedTuple):
   """Inputs of one attention layer."""
 
-  layer: SelfAttention
+  encoder: Encoder
   q: Float[Array, "b n h d"]
   k: Float[Array, "b n h d"]
   given: Mapping[str, Any]  # to the mechanism beside them
@@ -73,28 +73,23 @@ def example(
 
 def calls(model: Any, params: Any, ids: Array, lengths: Array) -> tuple[list[Call], Array]:
   """Inputs of every attention layer, first layer first, and the logits."""
-  caught, found = {}, []
-
-  def catch(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], context: Any) -> Any:
-    out, module = function(*args, **kwargs), context.module
-    if isinstance(module.parent, SelfAttention) and module.name in ("query", "key"):
-      caught[module.name] = out
-    if isinstance(module, SelfAttention) and context.method_name == "arguments":
-      caught["given"] = dict(out)
-    if isinstance(module, SelfAttention) and context.method_name == "__call__":
-      shape = *caught["given"]["mask"].shape, module.num_heads, -1
-      q, k = (caught[name].reshape(shape) for name in ("query", "key"))
-      found.append(Call(module, q, k, caught["given"]))
-    return out
-
-  with nn.intercept_methods(catch):
-    logits = model.apply({"params": params}, ids, lengths, train=False)
+  inputs = lambda module, method: module.name in ("query", "key") or method == "arguments"
+  logits, caught = model.apply(
+    {"params": params}, ids, lengths, train=False, capture_intermediates=inputs, mutable=CAUGHT
+  )
+  encoder, found = model.encoder, []
+  for i in range(encoder.num_layers):
+    layer = caught[CAUGHT]["encoder"][f"block{i}"]["attention"]
+    given = dict(layer["arguments"][0])
+    shape = *given["mask"].shape, encoder.num_heads, -1
+    q, k = (layer[name]["__call__"][0].reshape(shape) for name in ("query", "key"))
+    found.append(Call(encoder, q, k, given))
   return found, logits
 
 
 def matrix(call: Call, document: int, head: int, **changes: Any) -> Float[np.ndarray, "n n"]:
   """The weights of one head for one of the sequences; `changes` of the mechanism's options."""
-  mechanism = ATTENTION[call.layer.attention]
+  mechanism = ATTENTION[call.encoder.attention]
   known = inspect.signature(mechanism.weights).parameters  # fewer than those of attend
   given = {name: value for name, value in call.given.items() if name in known} | changes
   for name in ("mask", "positions"):
@@ -109,10 +104,10 @@ def matrix(call: Call, document: int, head: int, **changes: Any) -> Float[np.nda
 def layer(call: Call, index: int, document: int, length: int) -> Layer:
   """A layer on the first `length` positions of a sequence: the real ones, CLS included."""
   real = np.asarray(call.mask[document, :length])
-  reweighted = "reweight" in inspect.signature(ATTENTION[call.layer.attention].weights).parameters
-  reweighted &= call.layer.attention_options.get("reweight", "cos") != "none"
+  reweighted = "reweight" in inspect.signature(ATTENTION[call.encoder.attention].weights).parameters
+  reweighted &= call.encoder.attention_options.get("reweight", "cos") != "none"
   matrices, profiles, plain = [], [], []
-  for head in range(call.layer.num_heads):
+  for head in range(call.encoder.num_heads):
     dense = matrix(call, document, head)[:length, :length] * real.sum()
     matrices.append(block_average(dense, PIXELS))
     profiles.append(distance_profile(dense, real))

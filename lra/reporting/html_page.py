@@ -59,11 +59,10 @@ def read_picture(path: Path) -> tuple[bytes, str]:
 
 def environments(records: Records) -> tuple[list[str], list[list[str]]]:
   """Header and rows: what the runs ran on, each kind once."""
-  kinds: dict[str, list] = {}
-  for r in records:
-    kinds.setdefault(json.dumps(r["environment"], sort_keys=True), []).append(r)
-  rows = []
-  for text, group in kinds.items():
+  kind = lambda r: json.dumps(r["environment"], sort_keys=True)
+  groups, rows = accuracy_table.grouped(records, kind), []
+  for text in dict.fromkeys(map(kind, records)):
+    group = groups[text]
     e = json.loads(text)
     packages = ", ".join(f"{name} {version}" for name, version in e["packages"].items())
     device = f"{accuracy_table.device(group[0])} ({e['platform']})"
@@ -79,8 +78,7 @@ def _revision(environment: Mapping[str, Any]) -> str:
 
 def _rows(records: Records) -> list[dict[str, Any]]:
   """The runs in the order of the tables: what the template shows of each."""
-  tasks = (*accuracy_table.TASKS, *sorted({r["task"] for r in records} - {*accuracy_table.TASKS}))
-  row = accuracy_table.row_key
+  tasks, row = accuracy_table.tasks_of(records), accuracy_table.row_key
   key = lambda r: (
     accuracy_table.setting(r),
     tasks.index(r["task"]),

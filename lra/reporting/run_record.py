@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from configs.lra.base import complete, recipe_path
 from lra.runs import command, run_directory, run_result
 from lra.system.errors import UserError
@@ -88,8 +90,9 @@ def disagreements(
       wrong.append(f"{key} is {made[key]!r} in config.json, {result[key]!r} in result.json")
   if result["steps"] != config["train"]["steps"]:
     wrong.append(f"{result['steps']} steps of {config['train']['steps']} in config.json")
-  for key, old, new in _different(config, typed):
-    wrong.append(f"config.{key} is {old!r}, but the run's command gives {new!r} now")
+  ran, now = (flatten_dict(dict(c), sep=".") for c in (config, typed))
+  for key in (key for key in ran if key in now and ran[key] != now[key]):
+    wrong.append(f"config.{key} is {ran[key]!r}, but the run's command gives {now[key]!r} now")
   tokens = "tokens" in result["test"]
   by, sign = ("validation/loss", -1) if tokens else ("validation/accuracy", 1)
   evaluations = {m["step"]: m for m in metrics if "validation/accuracy" in m}
@@ -164,8 +167,11 @@ def read(path: Path) -> dict[str, Any]:
   return made | {"config": complete(made["config"])}
 
 
-def read_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
-  """The records of files, of run directories, and of folders of either (finished runs only)."""
+def read_all(paths: Sequence[Path], presets: Sequence[str] | None = None) -> list[dict[str, Any]]:
+  """The records of files, of run directories, and of folders of either (finished runs only).
+
+  presets: of these alone. Raises UserError if there are only others.
+  """
   found = []
   for path in paths:
     if path.is_dir() and not (path / "config.json").exists():
@@ -173,7 +179,11 @@ def read_all(paths: Sequence[Path]) -> list[dict[str, Any]]:
       found += [read(p) for p in sorted(inside)]
     else:
       found.append(read(path))
-  return found
+  kept = [r for r in found if not presets or r["preset"] in presets]
+  if found and not kept:
+    there = ", ".join(sorted({r["preset"] for r in found}))
+    raise UserError(f"no run of preset {', '.join(presets)}; there are runs of {there}")
+  return kept
 
 
 def _flags(folder: Path, environment: Mapping[str, Any]) -> Any:
@@ -200,14 +210,6 @@ def _command(values: Any, recipe: str, preset: str) -> str:
   if values.init_from:
     settings.append(f"--init_from=runs/{Path(values.init_from).name}")
   return shlex.join(["python", "train.py", "--config", config, *settings])
-
-
-def _different(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-  """(key, old, new) for each leaf that both have and that differs."""
-  if isinstance(old, Mapping) and isinstance(new, Mapping):
-    shared = [key for key in old if key in new]
-    return [d for k in shared for d in _different(old[k], new[k], f"{path}.{k}".strip("."))]
-  return [] if old == new else [(path, old, new)]
 
 
 def _columns(lines: Sequence[Mapping[str, float]], keys: Sequence[str]) -> dict[str, list]:

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lra.reporting import token_table
@@ -16,46 +16,38 @@ from lra.reporting.token_table import TokenTable
 NOTHING = "No finished run has been exported to `results/` yet."
 
 
+def _shown(tables: Iterable[Table], tokens: Iterable[TokenTable]) -> Iterator[tuple]:
+  """Heading, columns of text, grid, rows above a line, grid of tests and notes of each table."""
+  for table in tables:
+    header, rows = grid(table)
+    rules = (len(rows) - len(PUBLISHED), len(table.rows), 0)
+    tests = significance(table)
+    yield f"Preset `{table.preset}`", "l", (header, rows), rules, tests, notes(table)
+  for table in tokens:
+    heading, shown = token_table.heading(table), token_table.grid(table)
+    yield heading, "ll", shown, (0,), ([], []), token_table.notes(table)
+
+
 def markdown(tables: Iterable[Table], tokens: Iterable[TokenTable] = ()) -> str:
   """All tables, under a heading each."""
   parts = []
-  for table in tables:
-    parts += [f"### Preset `{table.preset}`", markdown_table(*grid(table))]
-    header, rows = significance(table)
-    parts += [markdown_table(header, rows)] if rows else []
-    parts.append("\n".join(f"- {note}" for note in notes(table)))
-  for table in tokens:
-    parts += [f"### {token_table.heading(table)}", markdown_table(*token_table.grid(table))]
-    parts.append("\n".join(f"- {note}" for note in token_table.notes(table)))
+  for heading, _, shown, _, tests, below in _shown(tables, tokens):
+    parts += [f"### {heading}", *(markdown_table(*g) for g in (shown, tests) if g[1])]
+    parts.append("\n".join(f"- {note}" for note in below))
   return "\n\n".join(parts or [NOTHING]) + "\n"
 
 
 def latex(tables: Iterable[Table], tokens: Iterable[TokenTable] = ()) -> str:
   """A tabular for each table, without packages; the notes below it."""
   parts = []
-  for table in tables:
-    header, rows = grid(table)
+  for heading, left, (header, rows), rules, (pairs, tests), below in _shown(tables, tokens):
     lines = [f"  {' & '.join(map(_tex, line))} \\\\" for line in (header, *rows)]
-    lines.insert(1, "  \\hline")
-    lines.insert(2 + len(table.rows), "  \\hline")
-    lines.insert(len(lines) - len(PUBLISHED), "  \\hline")
-    body = "\n".join(lines)
-    pairs, tests = significance(table)
-    tests = [
-      f"{cells[0]}: {', '.join(map(' '.join, zip(pairs[1:], cells[1:])))}." for cells in tests
-    ]
-    below = "\n\n".join(map(_tex, [*tests, *notes(table)]))
+    for above in rules:
+      lines.insert(above + 1, "  \\hline")
+    tested = (f"{c[0]}: {', '.join(map(' '.join, zip(pairs[1:], c[1:])))}." for c in tests)
+    body, below = "\n".join(lines), "\n\n".join(map(_tex, [*tested, *below]))
     parts.append(
-      f"% preset {table.preset}\n\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}\n{body}\n"
-      f"\\end{{tabular}}\n\n{{\\footnotesize\n{below}\n\n}}\n"
-    )
-  for table in tokens:
-    header, rows = token_table.grid(table)
-    lines = [f"  {' & '.join(map(_tex, line))} \\\\" for line in (header, *rows)]
-    lines.insert(1, "  \\hline")
-    body, below = "\n".join(lines), "\n\n".join(map(_tex, token_table.notes(table)))
-    parts.append(
-      f"% {token_table.heading(table)}\n\\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}\n{body}\n"
+      f"% {heading}\n\\begin{{tabular}}{{{left}{'r' * (len(header) - len(left))}}}\n{body}\n"
       f"\\end{{tabular}}\n\n{{\\footnotesize\n{below}\n\n}}\n"
     )
   return "\n".join(parts)

@@ -12,7 +12,6 @@ from lra.reporting import accuracy_table
 from lra.reporting.accuracy_table import FEW, Row, Score
 from lra.reporting.significance import Difference, differences
 from lra.reporting.table_text import cell, name, p_value, title
-from lra.system.errors import UserError
 
 HEADINGS = {"masked": "Hidden tokens", "next": "Next tokens"}
 HEADER = (
@@ -56,32 +55,19 @@ def tables(records: Sequence[Mapping[str, Any]]) -> list[TokenTable]:
 
   Raises UserError where a row would mix configs or data, or has a seed twice.
   """
-  groups: dict[tuple[str, str], list] = {}
-  for r in records:
-    if accuracy_table.objective(r) != "classify":
-      groups.setdefault((accuracy_table.objective(r), accuracy_table.setting(r)), []).append(r)
+  over_tokens = [r for r in records if accuracy_table.objective(r) != "classify"]
   order = lambda key: (key[0] != "next", key[1] != "default", key[1])
-  return [_table(*key, groups[key]) for key in sorted(groups, key=order)]
+  key = lambda r: (accuracy_table.objective(r), accuracy_table.setting(r))
+  groups = accuracy_table.grouped(over_tokens, key, order)
+  return [_table(*key, group) for key, group in groups.items()]
 
 
 def _table(objective: str, preset: str, records: Sequence[Mapping[str, Any]]) -> TokenTable:
-  groups: dict[tuple, list] = {}
-  for r in records:
-    groups.setdefault((r["task"], *accuracy_table.row_key(r)), []).append(r)
-  tasks = [*accuracy_table.TASKS, *sorted({r["task"] for r in records} - {*accuracy_table.TASKS})]
+  tasks = accuracy_table.tasks_of(records)
+  key = lambda r: (r["task"], *accuracy_table.row_key(r))
   order = lambda key: (tasks.index(key[0]), accuracy_table.row_order(key[1:]))
-  rows = tuple(_row(*key, groups[key]) for key in sorted(groups, key=order))
-  digests = {
-    task: tuple(sorted({r["data"]["digest"] for r in records if r["task"] == task}))
-    for task in tasks
-    if any(row.task == task for row in rows)
-  }
-  for task, found in digests.items():
-    if len(found) > 1:
-      raise UserError(
-        f"preset {preset}, {task}, objective {objective}: runs on different data "
-        f"({', '.join(d[:12] for d in found)}); take some away"
-      )
+  groups = accuracy_table.grouped(records, key, order)
+  rows = tuple(_row(*key, group) for key, group in groups.items())
   compared = [Row(r.attention, r.overrides, {r.task: r.test}, None, {}, {}, {}, {}) for r in rows]
   return TokenTable(
     objective=objective,
@@ -89,22 +75,13 @@ def _table(objective: str, preset: str, records: Sequence[Mapping[str, Any]]) ->
     rows=rows,
     baselines={r["task"]: r.get("baseline_bits", {}) for r in records},
     differences=tuple(differences(compared)),
-    revisions=tuple(sorted({x for r in records for x in accuracy_table.revisions(r)})),
-    digests=digests,
-    devices=tuple(sorted({accuracy_table.device(r) for r in records})),
-    runs=len(records),
+    **accuracy_table.provenance(records, f"preset {preset}, objective {objective}", False),
   )
 
 
 def _row(task: str, attention: str, overrides: str, records: Sequence[Mapping]) -> TokenRow:
-  seeds = [r["seed"] for r in records]
-  if len(set(seeds)) < len(seeds):
-    raise UserError(f"{attention} on {task}: more than one run of a seed; take one away")
-  if any(accuracy_table.comparable(r) != accuracy_table.comparable(records[0]) for r in records):
-    raise UserError(f"{attention} on {task}: seeds {seeds} have different configs under one name")
-  score = lambda split, key, scale=1: Score(
-    {r["seed"]: scale * r[split][key] for r in sorted(records, key=lambda r: r["seed"])}
-  )
+  here = accuracy_table.by_seed(records, f"{attention} on {task}", False)
+  score = lambda split, key, scale=1: Score({r["seed"]: scale * r[split][key] for r in here})
   return TokenRow(
     task,
     attention,
@@ -113,8 +90,8 @@ def _row(task: str, attention: str, overrides: str, records: Sequence[Mapping]) 
     test=score("test", "bits_per_token"),
     perplexity=score("test", "perplexity"),
     accuracy=score("test", "accuracy", 100),
-    parameters=records[0]["parameters"],
-    examples_per_second=statistics.mean(r["time"]["examples_per_second"] for r in records),
+    parameters=here[0]["parameters"],
+    examples_per_second=statistics.mean(r["time"]["examples_per_second"] for r in here),
   )
 
 
@@ -129,12 +106,8 @@ def grid(table: TokenTable) -> tuple[list[str], list[list[str]]]:
   for task in table.digests:
     for row in (row for row in table.rows if row.task == task):
       few = len(row.test.by_seed) < FEW
-      scores = [
-        cell(score, few=few, digits=digits)
-        for score, digits in (
-          *((row.validation, 4), (row.test, 4), (row.perplexity, 3), (row.accuracy, 2)),
-        )
-      ]
+      shown = ((row.validation, 4), (row.test, 4), (row.perplexity, 3), (row.accuracy, 2))
+      scores = [cell(score, few=few, digits=digits) for score, digits in shown]
       rest = [f"{row.parameters:,}", f"{row.examples_per_second:,.0f}", f"{len(row.test.by_seed)}"]
       lines.append([title(row), name(task), *scores, *rest])
     for baseline, bits in table.baselines[task].items():

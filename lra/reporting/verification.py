@@ -10,7 +10,7 @@ from lra.reporting.run_record import CURVES
 DIGITS = 5  # of a record's curve
 LOSS = 0.05  # of another kind of machine or revision: relative difference of a loss at most ...
 ACCURACY = 0.05  # ... and of an accuracy, in units of accuracy
-SAME = ("device", "devices", "platform", "packages")  # what makes two machines one kind
+SAME = ("device", "devices", "platform")  # and versions: what makes two machines one kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,21 +51,18 @@ def _difference(old: float, new: float, relative: bool) -> float:
   return found if math.isfinite(found) else math.inf
 
 
-def other_machine(record: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-  """What the environment of a record and this one differ in, of `SAME`."""
-  there, found = record["environment"], []
-  for key in SAME:
-    if there.get(key) != here.get(key):
-      old, new = there.get(key), here.get(key)
-      if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found += [
-          f"{name} {old.get(name)}, here {new.get(name)}"
-          for name in sorted({*old, *new})
-          if old.get(name) != new.get(name)
-        ]
-      else:
-        found.append(f"{key} {old}, here {new}")
-  return found
+def differing(record: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+  """What the environment of a record and this one differ in, in words."""
+  facts = lambda environment, data: {
+    **{key: environment.get(key) for key in SAME},
+    **environment["packages"],
+    "data": str(data)[:12],
+    "parameters to start from": environment.get("parent", {}).get("digest", "none")[:12],
+    "revision": str(environment.get("revision"))[:7],
+  }
+  there, now = facts(record["environment"], record["data"]["digest"]), facts(here, here.get("data"))
+  keys = [key for key in {**there, **now} if there.get(key) != now.get(key)]
+  return [f"{key} {there.get(key)}, here {now.get(key)}" for key in keys]
 
 
 def verdict(columns: Sequence[Column], exact: bool) -> tuple[bool, str]:
@@ -80,8 +77,6 @@ def verdict(columns: Sequence[Column], exact: bool) -> tuple[bool, str]:
   if outside:
     return False, f"the curve differs by more than {bounds} in {', '.join(outside)}"
   if exact:
-    return (
-      False,
-      f"same kind of machine and revision, yet {points - equal} of {points} figures differ",
-    )
+    differ = f"yet {points - equal} of {points} figures differ"
+    return False, f"same kind of machine and revision, {differ}"
   return True, f"the curve agrees within {bounds}; {equal} of {points} figures are equal"

@@ -1,8 +1,8 @@
-"""The command line of train.py: its flags, their parsing, default folders, overrides of the config."""
+"""Command lines: flags of train.py, their parsing, default folders, overrides; parsers of scripts."""
 
+import argparse
 import contextlib
 import hashlib
-import importlib
 import os
 import re
 import sys
@@ -14,9 +14,30 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from configs.lra.base import TASKS, recipe_path
+from configs.lra.base import TASKS, load, recipe_path
 from lra.system.errors import UserError
 from models.attention import ATTENTION, options
+
+TEXTS = {  # flags of train.py that are texts: default, help
+  "workdir": (
+    None,
+    "Folder of the run. Default: runs/ and a name made of recipe, preset, overrides and seed, so "
+    "that the same command resumes.",
+  ),
+  "data_dir": (
+    os.environ.get("LRA_DATA_DIR"),
+    "Folder of prepared data. Default: $LRA_DATA_DIR, or lra in the user's cache folder.",
+  ),
+  "raw_dir": (
+    os.environ.get("LRA_RAW_DIR"),
+    "Folder of your own raw data (archives as published, or unpacked). Default: $LRA_RAW_DIR.",
+  ),
+  "init_from": (
+    None,
+    "Folder of a finished run whose encoder this one starts from, with a fresh head: masked or next "
+    "(--config.train.objective) first, then the task.",
+  ),
+}
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagValues:
@@ -29,32 +50,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> flags.FlagValues:
     lock_config=True,
     flag_values=values,
   )
-  flags.DEFINE_string(
-    "workdir",
-    None,
-    "Folder of the run. Default: runs/ and a name made of recipe, preset, overrides and seed, so "
-    "that the same command resumes.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "data_dir",
-    os.environ.get("LRA_DATA_DIR"),
-    "Folder of prepared data. Default: $LRA_DATA_DIR, or lra in the user's cache folder.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "raw_dir",
-    os.environ.get("LRA_RAW_DIR"),
-    "Folder of your own raw data (archives as published, or unpacked). Default: $LRA_RAW_DIR.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "init_from",
-    None,
-    "Folder of a finished run whose encoder this one starts from, with a fresh head: masked or next "
-    "(--config.train.objective) first, then the task.",
-    flag_values=values,
-  )
+  for name, (default, about) in TEXTS.items():
+    flags.DEFINE_string(name, default, about, flag_values=values)
   flags.DEFINE_float(
     "max_seconds",
     None,
@@ -90,12 +87,10 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
 def _follow(values: flags.FlagValues, given: Mapping[str, Any]) -> None:
   """Gives another mechanism than the file's the options that its own file would set for it."""
   name, preset = recipe(values)
-  config, files = values.config, {Path(path).name: path for path in map(recipe_path, TASKS)}
+  config, files = values.config, {Path(recipe_path(task)).name: task for task in TASKS}
   if (file := name.rpartition("_")[0]) not in files:  # a file of the user's
     return
-  own = importlib.import_module(files[file].replace("/", ".")).make(
-    config.model.attention, preset or "default"
-  )
+  own = load(files[file], config.model.attention, preset or "default")
   known = options(config.model.attention)
   for key, value in own.model.attention_options.items():
     if f"model.attention_options.{key}" not in given:
@@ -154,6 +149,20 @@ def default_workdir(values: flags.FlagValues) -> Path:
   return Path("runs") / f"{text}-seed{values.config.seed}"
 
 
-def default_data_dir() -> Path:
-  """lra in the user's cache folder."""
-  return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lra"
+def parser(doc: str, **options: Any) -> argparse.ArgumentParser:
+  """The parser of a script, whose docstring is its help."""
+  form = argparse.RawDescriptionHelpFormatter
+  return argparse.ArgumentParser(description=doc, formatter_class=form, **options)
+
+
+def add_folders(made: argparse.ArgumentParser) -> None:
+  """Adds the options that `folders` reads, as train.py has them."""
+  for name in ("data_dir", "raw_dir"):
+    made.add_argument(f"--{name}", default=TEXTS[name][0], help=TEXTS[name][1])
+
+
+def folders(given: Any) -> dict[str, Path | None]:
+  """data_dir, by default lra in the user's cache folder, and raw_dir, None where none is given."""
+  cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lra"
+  data_dir, raw_dir = (x and Path(x).expanduser() for x in (given.data_dir, given.raw_dir))
+  return {"data_dir": data_dir or cache, "raw_dir": raw_dir or None}

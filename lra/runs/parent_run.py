@@ -48,7 +48,12 @@ def load(folder: Path, config: ConfigDict) -> Parent:
   if (folder / "config.json").exists() and not (folder / "result.json").exists():
     raise UserError(f"--init_from {folder}: it is not finished; the same train.py continues it")
   there, _, best = trained_run.load_best(folder)
-  if different := _different(there.model.to_dict(), config.model.to_dict()):
+  old, new = (traverse_util.flatten_dict(c.model.to_dict(), sep=".") for c in (there, config))
+  if different := [
+    f"config.model.{key}: there {old.get(key)!r}, here {new[key]!r}"
+    for key in new
+    if key not in FREE and old.get(key) != new[key]
+  ]:
     raise UserError(
       f"--init_from {folder}: its encoder is another one ({'; '.join(different)}); set these keys as "
       "they are there"
@@ -110,15 +115,3 @@ def digest(params: Mapping[str, Any]) -> str:
 
 def _shape(x: Any) -> str:
   return "nothing" if x is None else " x ".join(map(str, x.shape))
-
-
-def _different(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
-  """Each key that is not in FREE and differs, with its values there and here."""
-  found = []
-  for key, value in here.items():
-    name = prefix + key
-    if isinstance(value, Mapping):
-      found += _different(there.get(key, {}), value, f"{name}.")
-    elif name not in FREE and there.get(key) != value:
-      found.append(f"config.model.{name}: there {there.get(key)!r}, here {value!r}")
-  return found

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from tensorboardX import SummaryWriter
 
 from configs.lra.base import complete
@@ -65,16 +66,18 @@ class RunDirectory:
       raise UserError(
         f"{self.folder} holds a run without its config.json; choose another --workdir, or delete it"
       )
-    now = json.loads(json.dumps(self._config))
     try:
-      known = complete(known)
+      there = flatten_dict(complete(known), sep=".")
     except (LookupError, TypeError, AttributeError):
       raise UserError(
         f"{self.folder / 'config.json'} is damaged; choose another --workdir, or delete the folder"
       ) from None
-    if difference := _difference(known, now):
+    now = flatten_dict(json.loads(json.dumps(self._config)), sep=".")
+    differing = [key for key in sorted({**there, **now}) if there.get(key) != now.get(key)]
+    if differing:
+      words = (f"config.{key}: there {there.get(key)!r}, now {now.get(key)!r}" for key in differing)
       raise UserError(
-        f"{self.folder} holds a run of another config ({'; '.join(difference)[:1000]}); "
+        f"{self.folder} holds a run of another config ({'; '.join(words)[:1000]}); "
         "choose another --workdir, or delete it to start anew"
       )
 
@@ -160,14 +163,6 @@ class RunDirectory:
   def close(self) -> None:
     if self._events is not None:
       self._events.close()
-
-
-def _difference(old: Any, new: Any, path: str = "config") -> list[str]:
-  """One "key: old -> new" for each leaf that differs."""
-  if isinstance(old, dict) and isinstance(new, dict):
-    keys = sorted(old.keys() | new.keys())
-    return [d for k in keys for d in _difference(old.get(k), new.get(k), f"{path}.{k}")]
-  return [] if old == new else [f"{path}: there {old!r}, now {new!r}"]
 
 
 def _trained(folder: Path) -> bool:

@@ -221,7 +221,7 @@ def test_formats_agree():
   assert (
     tex.count("{") == tex.count("}")
     and "±" not in tex
-    and "%" not in tex.replace("\\%", "").replace("% preset", "")
+    and "%" not in tex.replace("\\%", "").replace("% Preset", "")
   )
 
 

@@ -83,11 +83,14 @@ def test_caught_weights_make_the_output_of_the_layer(attention, options):
 def caught(module, variables, x, mask):
   """`maps.calls` of a lone layer."""
 
-  class Model:
-    def apply(self, variables, ids, lengths, train):
-      return module.apply(variables, ids, lengths, train=train)
+  def apply(variables, x, mask, **options):
+    out, seen = module.apply(variables, x, mask, **options)
+    return out, {maps.CAUGHT: {"encoder": {"block0": {"attention": seen[maps.CAUGHT]}}}}
 
-  return maps.calls(Model(), variables["params"], x, mask)
+  fields = ("attention", "num_heads", "attention_options")
+  encoder = types.SimpleNamespace(num_layers=1, **{name: getattr(module, name) for name in fields})
+  model = types.SimpleNamespace(encoder=encoder, apply=apply)
+  return maps.calls(model, variables["params"], x, mask)
 
 
 def test_matrices_of_a_trained_run_are_the_mechanisms_weights(trained):

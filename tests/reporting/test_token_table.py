@@ -63,7 +63,7 @@ def test_every_format_has_both_kinds(tmp_path):
   "changes, answer",
   [
     ({"data": {"digest": "e" * 64, "origin": "generated"}}, "runs on different data"),
-    ({"seed": 0}, "more than one run of a seed"),
+    ({"seed": 0}, "more than one run of seed 0"),
     ({"config": {"seed": 1, "train": {"objective": "next", "steps": 3}}}, "different configs"),
   ],
 )

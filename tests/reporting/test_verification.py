@@ -21,6 +21,7 @@ RECORD = {
     "train": {"step": [4, 8, 12], "loss": [2.1235, 1.9877, 1.5], "accuracy": [0.25, 0.5, 0.6]},
     "validation": {"step": [8, 16], "loss": [2.0, 1.9], "accuracy": [0.375, 0.5]},
   },
+  "data": {"digest": "a" * 64},
   "environment": {"device": "cpu", "devices": 1, "platform": "cpu", "packages": {"jax": "1"}},
 }
 
@@ -64,11 +65,14 @@ def test_nothing_to_compare_is_no_agreement():
   assert verification.verdict(verification.compare(RECORD, []), False)[0] is False
 
 
-def test_machines_differ_by_devices_and_packages():
-  same = RECORD["environment"]
-  assert verification.other_machine(RECORD, same) == []
-  other = same | {"devices": 8, "packages": {"jax": "2"}}
-  assert verification.other_machine(RECORD, other) == ["devices 1, here 8", "jax 1, here 2"]
+def test_machines_differ_by_devices_and_packages_data_and_revision():
+  same = RECORD["environment"] | {"data": "a" * 64}
+  assert verification.differing(RECORD, same) == []
+  other = same | {"devices": 8, "packages": {"jax": "2"}, "data": "b" * 64, "revision": "1234567"}
+  assert verification.differing(RECORD, other) == [
+    *("devices 1, here 8", "jax 1, here 2", "data aaaaaaaaaaaa, here bbbbbbbbbbbb"),
+    "revision None, here 1234567",
+  ]
 
 
 def test_first_steps_of_a_committed_record_are_repeated(tmp_path):

@@ -1,5 +1,6 @@
 """The command line: every mistake is one line that names the cause and the remedy."""
 
+import argparse
 import os
 import sys
 
@@ -141,10 +142,11 @@ def test_default_workdir_knows_values_but_not_their_order(parse):
 
 def test_default_data_dir_is_in_the_cache_folder(monkeypatch, tmp_path):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  assert command.default_data_dir() == tmp_path / "lra"
+  given = argparse.Namespace(data_dir=None, raw_dir=None)
+  assert command.folders(given) == {"data_dir": tmp_path / "lra", "raw_dir": None}
   monkeypatch.delenv("XDG_CACHE_HOME")
   monkeypatch.setenv("HOME", str(tmp_path))
-  assert command.default_data_dir() == tmp_path / ".cache/lra"
+  assert command.folders(given)["data_dir"] == tmp_path / ".cache/lra"
 
 
 @pytest.mark.parametrize(

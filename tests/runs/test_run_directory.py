@@ -51,7 +51,7 @@ def test_run_of_an_earlier_revision_is_taken_up(tmp_path):
     (CONFIG | {"seed": 1}, "config.seed: there 0, now 1"),
     (CONFIG | {"model": {"width": 8, "length": 9}}, "config.model.length: there None, now 9"),
     (CONFIG | {"new": 5}, "config.new: there None, now 5"),
-    ({"seed": 0, "model": CONFIG["model"]}, "config.train: there {'rate': 0.1}, now None"),
+    ({"seed": 0, "model": CONFIG["model"]}, "config.train.rate: there 0.1, now None"),
   ],
 )
 def test_other_config_is_refused_by_its_differing_keys(tmp_path, config, differing):

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from PIL import Image, ImageDraw
+from scipy import ndimage
 
 CONTOUR_LENGTHS = {"easy": 6, "intermediate": 9, "hard": 14}
 SCALE = 2  # anti-aliasing: canvas pixels per image pixel
@@ -97,52 +99,9 @@ def lanczos_weights(size: int, target: int) -> np.ndarray:
   return np.trunc(weights * (1 << _BITS) + np.copysign(0.5, weights)).astype(np.int64)
 
 
-def reduce(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """A square image resized by PIL's Lanczos filter, rows first. uint8 [n, n] -> uint8 [m, m]"""
-  half = 1 << (_BITS - 1)
-  rows = np.clip((image.astype(np.int64) @ weights.T + half) >> _BITS, 0, 255)
-  return np.clip((weights @ rows + half) >> _BITS, 0, 255).astype(np.uint8)
-
-
-def draw_line(side: int, start: tuple[int, int], end: tuple[int, int], width: int) -> np.ndarray:
-  """The pixels of PIL's line from start to end, both (row, col). bool [side, side]"""
-  canvas = np.zeros((side, side), bool)
-  (y0, x0), (y1, x1) = start, end
-  dy, dx = y1 - y0, x1 - x0
-  if width == 1:
-    n = max(abs(dy), abs(dx))
-    for i in range(n + 1):  # Bresenham: the minor coordinate rounds half up, away from the start
-      down, right = (2 * i * np.abs([dy, dx]) + n) // (2 * n) * np.sign([dy, dx])
-      canvas[y0 + down, x0 + right] = True
-    return canvas
-  hypotenuse = math.hypot(dx, dy)
-  near, far = (width - 1) // 2 / hypotenuse, width // 2 / hypotenuse
-  y_far, x_near = _half_down(far * dx), _half_down(near * dy)
-  y_near, x_far = _half_down(near * dx), _half_down(far * dy)
-  corners = [
-    (y0 + y_far, x0 - x_near),
-    (y1 + y_far, x1 - x_near),
-    (y1 - y_near, x1 + x_far),
-    (y0 - y_near, x0 + x_far),
-  ]
-  for y in range(min(corners)[0], max(corners)[0] + 1):
-    crossings = []
-    for (ya, xa), (yb, xb) in zip(corners, corners[1:] + corners[:1], strict=True):
-      if ya == yb == y:
-        crossings += [float(xa), float(xb)]
-      elif min(ya, yb) <= y <= max(ya, yb) and ya != yb:
-        slope = np.float32(xb - xa) / np.float32(yb - ya)
-        crossings.append(float(np.float32(y - ya) * slope + np.float32(xa)))
-    canvas[y, _half_up(min(crossings)) : _half_down(max(crossings)) + 1] = True
-  return canvas
-
-
-def _half_up(x: float) -> int:
-  return int(math.copysign(math.floor(abs(x) + 0.5), x))
-
-
-def _half_down(x: float) -> int:
-  return int(math.copysign(math.ceil(abs(x) - 0.5), x))
+def reduce(image: np.ndarray, size: int) -> np.ndarray:
+  """A square image resized by PIL's Lanczos filter. uint8 [n, n] -> uint8 [size, size]"""
+  return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def disk(radius: int) -> np.ndarray:
@@ -165,15 +124,13 @@ def draw_dash(angle: float, parameters: Parameters, margin: int) -> tuple[np.nda
   reach = parameters.length + math.ceil(parameters.thickness) + margin
   centre, side = reach * SCALE, 2 * reach * SCALE + 1
   row, col = np.ceil(centre + _moves(np.array([angle]), parameters.length * SCALE)[0])
-  width = round(parameters.thickness * SCALE)
-  line = draw_line(side, (centre, centre), (int(row), int(col)), width)
-  radius = margin * SCALE
-  padded = np.pad(line, radius)
-  fat = np.zeros_like(line)
-  for dy, dx in disk(radius) + radius:
-    fat |= padded[dy : dy + side, dx : dx + side]
-  weights = lanczos_weights(side, 2 * reach + 1)
-  return reduce(line * np.uint8(255), weights), reduce(fat * np.uint8(255), weights)
+  canvas = Image.new("L", (side, side))
+  pen, width = ImageDraw.Draw(canvas), round(parameters.thickness * SCALE)
+  pen.line([(centre, centre), (int(col), int(row))], fill=255, width=width)
+  line, radius = np.asarray(canvas), margin * SCALE
+  round_brush = np.hypot(*np.ogrid[-radius : radius + 1, -radius : radius + 1]) <= radius
+  fat = ndimage.maximum_filter(line, footprint=round_brush, mode="constant")
+  return reduce(line, 2 * reach + 1), reduce(fat, 2 * reach + 1)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lra.reporting import accuracy_table
+from lra.reporting.accuracy_table import Score
 from lra.system.errors import UserError
 
 Records = Sequence[Mapping[str, Any]]
@@ -25,7 +26,7 @@ class Point:
   attention: str
   overrides: str
   speed: float  # training examples a second
-  speed_std: float | None  # over runs
+  speed_std: float | None  # over runs; None over several tasks
   accuracy: float  # test, %
   std: float | None  # over seeds
   gigabytes: float  # peak memory
@@ -54,38 +55,21 @@ class Growth:
   fitted: np.ndarray
 
 
-def settings(records: Records) -> dict[tuple[str, str], Records]:
+def settings(records: Records) -> dict[tuple[str, str], list]:
   """Records that may share a picture: by preset (with what was changed of the data) and device."""
-  found: dict[tuple[str, str], list] = {}
-  for r in records:
-    found.setdefault((accuracy_table.setting(r), accuracy_table.device(r)), []).append(r)
-  return dict(sorted(found.items(), key=lambda item: (item[0][0] != "default", item[0])))
+  key = lambda r: (accuracy_table.setting(r), accuracy_table.device(r))
+  return accuracy_table.grouped(records, key, lambda k: (k[0] != "default", k))
 
 
-def rows(records: Records) -> dict[tuple[str, str], Records]:
+def rows(records: Records) -> dict[tuple[str, str], list]:
   """Records by (mechanism, its overrides), in the order of the table's rows."""
-  found: dict[tuple[str, str], list] = {}
-  for r in records:
-    found.setdefault(accuracy_table.row_key(r), []).append(r)
-  return {key: found[key] for key in sorted(found, key=accuracy_table.row_order)}
-
-
-def tasks(records: Records) -> list[str]:
-  """The tasks there are, in the order of the table's columns."""
-  there = {r["task"] for r in records}
-  return [
-    *(t for t in accuracy_table.TASKS if t in there),
-    *sorted(there - set(accuracy_table.TASKS)),
-  ]
+  return accuracy_table.grouped(records, accuracy_table.row_key, accuracy_table.row_order)
 
 
 def task_points(records: Records, task: str) -> list[Point]:
   """One point a mechanism on one task: means over its seeds."""
-  return [
-    _point(key, [r for r in group if r["task"] == task])
-    for key, group in rows(records).items()
-    if any(r["task"] == task for r in group)
-  ]
+  here = rows([r for r in records if r["task"] == task])
+  return [_point(key, {task: group}) for key, group in here.items()]
 
 
 def average_points(records: Records) -> tuple[list[Point], list[str]]:
@@ -94,49 +78,32 @@ def average_points(records: Records) -> tuple[list[Point], list[str]]:
   Only those with the most tasks are drawn; one that lacks some would shrink the average.
   Accuracy and memory are means over tasks, speed is the geometric mean.
   """
-  have = {
-    key: {r["task"] for r in group} & set(accuracy_table.TASKS)
-    for key, group in rows(records).items()
+  by_task = {
+    key: accuracy_table.grouped(group, lambda r: r["task"]) for key, group in rows(records).items()
   }
+  have = {key: there.keys() & set(accuracy_table.TASKS) for key, there in by_task.items()}
   most = max(map(len, have.values()), default=0)
   full = [key for key, there in have.items() if len(there) == most]
   shared = [t for t in accuracy_table.TASKS if full and all(t in have[key] for key in full)]
-  if not shared:
-    return [], []
-  points = []
-  for key in full:
-    per_task = [_point(key, [r for r in rows(records)[key] if r["task"] == t]) for t in shared]
-    by_seed = {t: _by_seed(rows(records)[key], t) for t in shared}
-    seeds = set.intersection(*map(set, by_seed.values()))
-    paired = all(set(scores) == seeds for scores in by_seed.values()) and len(seeds) > 1
-    means = [statistics.mean(by_seed[t][s] for t in shared) for s in seeds]
-    points.append(
-      Point(
-        *key,
-        speed=statistics.geometric_mean(p.speed for p in per_task),
-        speed_std=None,
-        accuracy=statistics.mean(p.accuracy for p in per_task),
-        std=statistics.stdev(means) if paired else None,
-        gigabytes=statistics.mean(p.gigabytes for p in per_task),
-      )
-    )
+  points = [_point(key, {t: by_task[key][t] for t in shared}) for key in full if shared]
   return points, shared
 
 
-def _by_seed(records: Records, task: str) -> dict[int, float]:
-  return {r["seed"]: 100 * r["test"]["accuracy"] for r in records if r["task"] == task}
-
-
-def _point(key: tuple[str, str], records: Records) -> Point:
-  scores = [100 * r["test"]["accuracy"] for r in records]
-  speeds = [r["time"]["examples_per_second"] for r in records]
+def _point(key: tuple[str, str], by_task: Mapping[str, Records]) -> Point:
+  """The point of one mechanism: means over seeds, then over tasks."""
+  cells = {
+    t: Score({r["seed"]: 100 * r["test"]["accuracy"] for r in g}) for t, g in by_task.items()
+  }
+  score = accuracy_table.average(cells, cells)
+  speeds = [[r["time"]["examples_per_second"] for r in group] for group in by_task.values()]
+  memory = [[r["peak_memory_gigabytes"] for r in group] for group in by_task.values()]
   return Point(
     *key,
-    speed=statistics.mean(speeds),
-    speed_std=statistics.stdev(speeds) if len(speeds) > 1 else None,
-    accuracy=statistics.mean(scores),
-    std=statistics.stdev(scores) if len(scores) > 1 else None,
-    gigabytes=statistics.mean(r["peak_memory_gigabytes"] for r in records),
+    speed=statistics.geometric_mean(map(statistics.mean, speeds)),
+    speed_std=statistics.stdev(speeds[0]) if len(speeds) == 1 and len(speeds[0]) > 1 else None,
+    accuracy=score.mean,
+    std=score.std,
+    gigabytes=statistics.mean(map(statistics.mean, memory)),
   )
 
 

@@ -83,16 +83,17 @@ def legend(
   heading: str,
   *,
   lines: bool = True,
+  values: Mapping[Key, str] | None = None,
   more: Sequence[tuple[Line2D, str]] = (),
 ) -> None:
-  """One legend below all axes, and a heading above them. lines: as they are drawn, or markers alone."""
-  shown = [
-    (
-      Line2D([], [], color=c, marker=m, linestyle=line if lines else "none", markersize=5),
-      title(key),
-    )
-    for key, (c, m, line) in look.items()
-  ]
+  """One legend below all axes, and a heading above them.
+
+  lines: as they are drawn, or markers alone. values: texts below the names.
+  """
+  shown = []
+  for key, (c, m, line) in look.items():
+    handle = Line2D([], [], color=c, marker=m, linestyle=line if lines else "none", markersize=5)
+    shown.append((handle, title(key) + (f"\n{values[key]}" if values else "")))
   shown += more
   figure.suptitle(heading, fontsize=9.5)
   for columns in range(min(len(shown), 4), 0, -1):

@@ -47,23 +47,6 @@ def pil_line(side, start, end, width):
   return np.asarray(image)
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 4])
-def test_lines_are_pillows(width):
-  for end in np.ndindex(21, 21):
-    if end != (10, 10):
-      line = raster.draw_line(33, (16, 16), (6 + end[0], 6 + end[1]), width)
-      expected = pil_line(33, (16, 16), (6 + end[0], 6 + end[1]), width)
-      np.testing.assert_array_equal(line * 255, expected)
-
-
-@pytest.mark.parametrize("size,target", [(64, 32), (33, 17), (45, 23)])
-def test_reduction_is_pillows(size, target):
-  image = (np.random.default_rng(0).random((size, size)) < 0.3).astype(np.uint8) * 255
-  expected = Image.fromarray(image).resize((target, target), Image.Resampling.LANCZOS)
-  reduced = raster.reduce(image, raster.lanczos_weights(size, target))
-  np.testing.assert_array_equal(reduced, np.asarray(expected))
-
-
 @pytest.mark.parametrize("side,margin", COLUMNS)
 @pytest.mark.parametrize("degree", [-180, -121, -67, 0, 13, 45, 90])
 def test_dash_and_mask(side, margin, degree):
