@@ -253,3 +253,11 @@ def test_markers():
   for broken in ("a", f"{end}{begin}", f"{begin}{begin}{end}"):
     with pytest.raises(UserError, match="the page needs one"):
       table_text.between_markers(broken, "new")
+
+
+def test_mixed_presets_are_rows_of_one_table():
+  """Users ask for it: `make_table.py --mix` is part of the command line and stays."""
+  both = [*full(), *full(preset="default")]
+  (table,) = accuracy_table.tables(both, mix=True)
+  assert len(table.rows) == 4
+  assert {row.overrides for row in table.rows} == {"default", "quick"}
