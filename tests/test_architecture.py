@@ -19,7 +19,7 @@ ALLOWED = {
   "lra.runs": {"configs", "lra.system", "lra.data", "lra.data.tasks", "lra.training", "models"},
   "lra.reporting": {"configs", "lra.system", "lra.data", "lra.runs", "models"},
   "lra.sweeps": {"configs", "lra.system", "lra.data.tasks", "lra.runs", "models", "train"},
-  "train": {"lra.system", "lra.data", "lra.training", "lra.runs"},
+  "train": {"lra.system", "lra.training", "lra.runs"},
 }
 # Library -> where it may be imported.
 ONLY = {

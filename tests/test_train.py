@@ -13,6 +13,7 @@ import pytest
 import documented
 import tiny
 import train
+from lra.runs import session
 from lra.system import process
 from lra.system.errors import UserError
 from lra.system.progress import Clock
@@ -98,7 +99,7 @@ def test_test_set_is_read_once_with_the_selected_parameters(
   select,
   chosen,
 ):
-  monkeypatch.setattr(train, "Evaluator", Spy)
+  monkeypatch.setattr(session, "Evaluator", Spy)
   Spy.made, Spy.seen = [], []
   result, _ = tiny.run(space, tmp_path, train__select=select)
   assert [name for name, _ in Spy.seen] == ["validation"] * 3 + ["test"]

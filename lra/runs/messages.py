@@ -6,24 +6,22 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lra.data.store import Store
 from lra.runs import environment
 from lra.runs.run_result import parameter_count
 from lra.system.progress import Clock, duration
+from lra.training.setup import Data
 from lra.training.step import Best, State
 
 
-def opening(
-  config: ConfigDict, model: Any, state: State, data: Store, buckets: tuple[int, ...], workdir: Path
-) -> str:
+def opening(config: ConfigDict, model: Any, state: State, data: Data, workdir: Path) -> str:
   """The first lines of a session: what runs, on what, where."""
-  here = environment.describe()
-  origin, train = data.manifest["source"]["origin"], data.manifest["splits"]["train"]
+  here, manifest = environment.describe(), data.store.manifest
+  origin, train = manifest["source"]["origin"], manifest["splits"]["train"]
   lines = [
     f"{config.task.name}: {config.model.attention} attention, {parameter_count(state):,} parameters, "
     f"{model.encoder.dtype} on {here['devices']} x {here['device']} ({here['platform']})",
     f"data: {origin}, {train['examples']:,} training examples, "
-    f"padded to {', '.join(map(str, buckets))} tokens",
+    f"padded to {', '.join(map(str, data.buckets))} tokens",
     f"run:  {workdir}",
   ]
   if step := int(state.step):
@@ -67,6 +65,15 @@ def plateau_line(step: int, best: Best, again: bool) -> str:
     f"plateau: after step {step:,} the best validation accuracy, {float(best.score):.4f}, is no "
     "better than always answering the commonest label; "
     + ("starting again from another seed" if again else "no config.train.restarts left")
+  )
+
+
+def not_finite(bad: int, window: tuple[int, int], kept: int | None, folder: Path) -> str:
+  """The line of a loss that is none, of step `bad` in a window of steps; `kept`: the checkpoint's."""
+  return (
+    f"the loss is not finite at step {bad:,} (steps {window[0]:,} to {window[1]:,}); lower "
+    "config.optim.learning_rate or set config.optim.clip_norm and start a new run; last good "
+    f"checkpoint in {folder}: {'none' if kept is None else f'step {kept:,}'}"
   )
 
 

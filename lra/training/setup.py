@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from configs.lra import ranges
 from lra.data import batches, store, tasks
+from lra.data.token_baselines import token_baselines
 from lra.system import devices
 from lra.system.errors import UserError
 from lra.training import objectives, optim
@@ -83,6 +84,21 @@ def open_data(
     multiple=config.data.bucket_multiple,
   )
   return Data(stored, splits, buckets)
+
+
+def baselines(
+  config: ConfigDict, parts: Parts, data: store.Store
+) -> tuple[dict[str, float], dict[str, float]]:
+  """Accuracy of each trivial predictor on the test split, and over tokens its bits a token."""
+  train, test = data.splits["train"], data.splits["test"]
+  if not parts.objective.over_tokens:
+    return parts.task.baselines(train, test), {}
+  return token_baselines(
+    train,
+    test,
+    following=config.train.objective == "next",
+    zero_is_padding=config.model.zero_is_padding and not parts.task.id_offset,
+  )
 
 
 def build_model(config: ConfigDict, task: tasks.Task, longest: int) -> Any:
