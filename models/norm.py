@@ -11,9 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-EPSILON = (
-  1e-6  # added to the variance or mean square: flax's default, as the published harness has it
-)
+EPSILON = 1e-6  # added to the variance or mean square: flax's default, as published
 
 
 @jax.custom_vjp

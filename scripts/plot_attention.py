@@ -44,7 +44,7 @@ def main() -> int:
   chosen = range(depth) if args.layers is None else args.layers
   if unknown := [i for i in chosen if not 0 <= i < depth]:
     raise UserError(f"--layers {unknown[0]}: the model has layers 0 to {depth - 1}")
-  calls, logits = attention_maps.calls(trained.model, trained.best.params, ids, lengths)
+  calls, logits = attention_maps.calls(trained.parts.model, trained.best.params, ids, lengths)
   length = int(lengths[0, args.document]) + config.model.cls
   layers = [attention_maps.layer(calls[i], i, args.document, length) for i in chosen]
   of_class = config.train.objective == "classify"

@@ -21,22 +21,28 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from configs.lra.ablations import ABLATIONS
+from lra.runs import command
 from lra.sweeps import launch, plan, scheduler
 from lra.system import cores
 from lra.system.errors import UserError
 from lra.system.process import StopRequest, run_main
 from lra.system.progress import Progress
 
-SLURM = "partition account qos constraint time gpus cpus mem slurm".split()
+SLURM = {  # options of a Slurm job: the name in submitit, type, help
+  "partition": ("slurm_partition", str, None),
+  "account": ("slurm_account", str, None),
+  "qos": ("slurm_qos", str, None),
+  "constraint": ("slurm_constraint", str, None),
+  "time": ("timeout_min", int, "minutes, then a job is requeued; default: a day"),
+  "gpus": ("gpus_per_node", int, None),
+  "cpus": ("cpus_per_task", int, None),
+  "mem": ("mem_gb", float, "gigabytes"),
+}
 
 
 def parser() -> argparse.ArgumentParser:
   """The options."""
-  made = argparse.ArgumentParser(
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  made = command.parser(__doc__, allow_abbrev=False)
   made.add_argument("--tasks", nargs="+", default=plan.TASKS)
   made.add_argument("--attentions", nargs="+", default=("cosformer", "linear", "softmax"))
   made.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
@@ -69,14 +75,8 @@ def parser() -> argparse.ArgumentParser:
     help="at a time; default: one a GPU, or one a CPU core, each on its own; on Slurm no limit",
   )
   slurm = made.add_argument_group("Slurm, for each job")
-  slurm.add_argument("--partition")
-  slurm.add_argument("--account")
-  slurm.add_argument("--qos")
-  slurm.add_argument("--constraint")
-  slurm.add_argument("--time", type=int, help="minutes, then a job is requeued; default: a day")
-  slurm.add_argument("--gpus", type=int)
-  slurm.add_argument("--cpus", type=int)
-  slurm.add_argument("--mem", type=float, help="gigabytes")
+  for name, (_, kind, about) in SLURM.items():
+    slurm.add_argument(f"--{name}", type=kind, help=about)
   slurm.add_argument(
     "--slurm", action="append", default=[], metavar="KEY=VALUE", help="any other sbatch option"
   )
@@ -96,19 +96,12 @@ def pairs(texts: list[str], option: str) -> dict[str, str]:
 
 def slurm_options(args: argparse.Namespace) -> dict:
   """Options of a Slurm job by their names in submitit."""
-  options = {
-    "timeout_min": 24 * 60 if args.time is None else args.time,
-    "gpus_per_node": args.gpus,
-    "cpus_per_task": args.cpus,
-    "mem_gb": args.mem,
-    "slurm_partition": args.partition,
-    "slurm_account": args.account,
-    "slurm_qos": args.qos,
-    "slurm_constraint": args.constraint,
+  given = {submitit: getattr(args, name) for name, (submitit, *_) in SLURM.items()}
+  more = {
     "slurm_job_name": "lra",
     "slurm_additional_parameters": pairs(args.slurm, "--slurm") or None,
   }
-  return {name: value for name, value in options.items() if value is not None}
+  return {"timeout_min": 24 * 60} | {k: v for k, v in (given | more).items() if v is not None}
 
 
 def main() -> int:
@@ -119,7 +112,7 @@ def main() -> int:
   for argument in unknown:
     if not argument.startswith("--config."):
       raise UserError(f"unexpected argument {argument!r}; options of train.py come after --")
-  for option in SLURM:
+  for option in (*SLURM, "slurm"):
     if args.cluster != "slurm" and getattr(args, option):
       raise UserError(f"--{option} is for --cluster slurm, and this sweep would run right here")
   cells = plan.cells(

@@ -54,10 +54,9 @@ def example(
   examples, config = trained.data.splits[split], trained.config
   if not 0 <= number < len(examples.labels):
     raise UserError(f"--example {number}: {split} has {len(examples.labels):,}, from 0")
-  options = {key: value for key, value in config.task.items() if key != "name"}
   buckets = batches.choose_buckets(
     batches.example_lengths(trained.data.splits["train"]),
-    trained.task.longest(options),
+    trained.parts.longest,
     count=config.data.buckets if config.data.bucketing else 1,
     multiple=config.data.bucket_multiple,
   )
@@ -67,7 +66,7 @@ def example(
   ]
   lengths = np.array([[len(d) for d in documents]], np.int32)
   width = min(b for b in buckets if b >= lengths.max())
-  ids = [np.pad(d + trained.task.id_offset, (0, width - len(d))) for d in documents]
+  ids = [np.pad(d + trained.parts.task.id_offset, (0, width - len(d))) for d in documents]
   return jnp.asarray(np.array([ids]), jnp.int32), jnp.asarray(lengths), int(examples.labels[number])
 
 

@@ -30,7 +30,7 @@ class Speed:
   state_bytes: int = 0
 
 
-def load(folder: Path) -> trained_run.BestOfRun:
+def load(folder: Path) -> trained_run.TrainedRun:
   """The best parameters of a run that can continue a text. Raises UserError for any other run."""
   loaded = trained_run.load_best(folder)
   config, task = loaded.config, loaded.parts.task
@@ -51,7 +51,7 @@ def load(folder: Path) -> trained_run.BestOfRun:
 
 
 def generate(
-  loaded: trained_run.BestOfRun,
+  loaded: trained_run.TrainedRun,
   prompt: bytes,
   tokens: int | None,
   *,

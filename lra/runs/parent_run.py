@@ -47,7 +47,7 @@ def load(folder: Path, config: ConfigDict) -> Parent:
   """
   if (folder / "config.json").exists() and not (folder / "result.json").exists():
     raise UserError(f"--init_from {folder}: it is not finished; the same train.py continues it")
-  there, _, best = trained_run.load_best(folder)
+  there, _, best, _ = trained_run.load_best(folder)
   old, new = (traverse_util.flatten_dict(c.model.to_dict(), sep=".") for c in (there, config))
   if different := [
     f"config.model.{key}: there {old.get(key)!r}, here {new[key]!r}"

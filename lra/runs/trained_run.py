@@ -3,37 +3,28 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
 from configs.lra.base import complete
-from lra.data import store, tasks
+from lra.data import store
 from lra.system import devices
 from lra.system.errors import UserError
 from lra.training import checkpoint, setup, step
 
 
 class TrainedRun(NamedTuple):
-  """A run with its best parameters."""
-
-  config: ConfigDict
-  task: tasks.Task
-  model: Any
-  best: step.Best
-  data: store.Store
-
-
-class BestOfRun(NamedTuple):
-  """The best parameters of a run so far, without its data."""
+  """The best parameters of a run so far, and its data where they were asked for."""
 
   config: ConfigDict
   parts: setup.Parts
   best: step.Best
+  data: store.Store | None = None
 
 
-def load_best(run: Path) -> BestOfRun:
+def load_best(run: Path) -> TrainedRun:
   """What the newest checkpoint of a run has. Raises UserError without a checkpoint."""
   try:
     config = ConfigDict(complete(json.loads((run / "config.json").read_text())))
@@ -52,21 +43,20 @@ def load_best(run: Path) -> BestOfRun:
     tree = checkpoints.load(like, "was it written by another revision? check that out")
   finally:
     checkpoints.close()
-  return BestOfRun(config, parts, step.restored(tree)[1])
+  return TrainedRun(config, parts, step.restored(tree)[1])
 
 
 def load(
   run: Path, data_dir: Path, raw_dir: Path | None, report: Callable[[str], None]
 ) -> TrainedRun:
   """The best parameters of a run so far, and its data. Raises UserError without a checkpoint."""
-  config, parts, best = load_best(run)
-  data = store.open_store(
-    parts.task, parts.task_options, data_dir=data_dir, raw_dir=raw_dir, report=report
-  )
+  trained = load_best(run)
+  folders, parts = {"data_dir": data_dir, "raw_dir": raw_dir}, trained.parts
+  data = store.open_store(parts.task, parts.task_options, **folders, report=report)
   known = json.loads((run / "environment.json").read_text()).get("data", data.digest)
   if known != data.digest:
     raise UserError(
       f"{run} was trained on other data ({known[:12]}) than is there now ({data.digest[:12]}): set "
       "--data_dir and --raw_dir as they were"
     )
-  return TrainedRun(config, parts.task, parts.model, best, data)
+  return trained._replace(data=data)

@@ -25,9 +25,7 @@ class SelfAttention(nn.Module):
   num_heads: int
   qkv_dim: int  # all heads together; the output goes back to the width of the input
   attention_options: Mapping[str, Any]  # keywords of the mechanism's `attend`
-  convolution: int = (
-    0  # width of a depth-wise convolution that queries, keys and values see; 0: none
-  )
+  convolution: int = 0  # width of a depth-wise convolution before q, k and v; 0: none
   output_norm: bool = False  # RMS normalisation of each head's output
   side: int | None = None  # of a square image whose pixels the tokens are
   causal: bool = False

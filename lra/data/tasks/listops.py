@@ -145,15 +145,11 @@ def _rows(path: Path) -> Iterator[tuple[bytes, int]]:
 def _generate(
   limits: Limits, sizes: dict[str, int], seed: int, report: Callable[[str], None]
 ) -> Prepared:
-  if min(sizes.values()) < 1:
-    raise UserError(f"listops: a split of {sizes} is empty; set train, validation, test >= 1")
-  if limits.min_length < 0 or limits.max_length < limits.min_length + 2:
+  if limits.max_length < limits.min_length + 2:
     raise UserError(
       f"listops: no length has {limits.min_length} < length < {limits.max_length}; "
       "both bounds are exclusive, so set 0 <= min_length <= max_length - 2"
     )
-  if limits.max_depth < 1 or limits.max_args < 2:
-    raise UserError(f"listops: no trees with {limits}; set max_depth >= 1 and max_args >= 2")
   longest = 1
   for _ in range(limits.max_depth - 1):
     longest = 2 + limits.max_args * longest

@@ -68,8 +68,6 @@ def prepare(
       f"pathfinder: no images of resolution {resolution} and difficulty {difficulty!r}; "
       f"set one of {', '.join(map(str, REACH))} and one of {', '.join(DIFFICULTIES)}"
     )
-  if min(sizes.values()) < 1:
-    raise UserError(f"pathfinder: a split of {sizes} is empty; set train, validation, test >= 1")
   name = f"pathfinder{resolution}/{DIFFICULTIES[difficulty]}"
   Path(cache_dir).mkdir(parents=True, exist_ok=True)
   with contextlib.ExitStack() as stack:

@@ -423,12 +423,8 @@ def test_empty_raw_folder_means_generating(tmp_path):
   [
     (dict(min_length=64), "no length"),
     (dict(min_length=63), "no length"),
-    (dict(min_length=-1), "no length"),
-    (dict(max_depth=0), "max_depth >= 1"),
-    (dict(max_args=1), "max_args >= 2"),
     (dict(max_depth=1), "longer than 1 tokens"),
     (dict(min_length=37, max_depth=3), "longer than 37 tokens"),
-    (dict(test=0), "test"),
     (dict(min_length=1, max_length=4), "gave only 0 of 2,500"),  # no tree has 2 or 3 tokens
     (
       dict(min_length=0, max_length=5, max_args=2),

@@ -200,10 +200,11 @@ def test_distractors_start_on_any_free_pixel(density):
     if not any(occupied[r, c] for r, c in cells + (row, col) if 0 <= r < 32 and 0 <= c < 32)
   ]
   rng = np.array([5], np.uint64)
-  drawn = [generator._free_pixel(rng, stamps, occupied, o) for _ in range(20_000)]
+  draws = 20_000 if free else 20
+  drawn = [generator._free_pixel(rng, stamps, occupied, o) for _ in range(draws)]
   assert set(drawn) == set(free or [(-1, -1)])
   counts = np.unique(drawn, axis=0, return_counts=True)[1]
-  expected = 20_000 / len(counts)
+  expected = draws / len(counts)
   assert abs(counts - expected).max() <= 5 * np.sqrt(expected)
 
 
@@ -358,7 +359,6 @@ def test_tokens_are_in_a_file_that_has_no_name(tmp_path):
   [
     (dict(resolution=48), "resolution 48"),
     (dict(difficulty="brutal"), "brutal"),
-    (dict(validation=0), "empty"),
   ],
 )
 def test_impossible_options(tmp_path, options, message):
