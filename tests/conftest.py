@@ -1,10 +1,15 @@
-"""Eight virtual CPU devices for every test, float64 for those that ask for it."""
+"""Eight virtual CPU devices and quick compilation for every test, float64 for those that ask for it."""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # JAX_PLATFORMS=cuda pytest -m gpu
 os.environ["XLA_FLAGS"] = " ".join(
-  [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
+  [
+    os.environ.get("XLA_FLAGS", ""),
+    # without LLVM's optimizations; XLA's own, which decide what is computed, stay
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "--xla_force_host_platform_device_count=8",
+  ]
 )
 
 import jax

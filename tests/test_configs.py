@@ -20,6 +20,9 @@ from lra.training import optim, setup
 RECIPES = sorted(p for p in (tiny.ROOT / "configs").glob("l*/*_*.py") if p.stem[0] != "_")
 PRESETS = ("default", "official", "small", "quick")
 CASES = [(p, s) for p in RECIPES for s in (PRESETS if p.parent.name == "lra" else PRESETS[::3])]
+# Those of linear are cosFormer's, which a test says; softmax has options of its own in two presets.
+BUILT = [(p, s) for p, s in CASES if p.stem.endswith("cosformer") or s in ("official", "small")]
+BUILT = [(p, s) for p, s in BUILT if not (p.stem.endswith("linear") and s == "small")]
 
 
 def load(path, preset):
@@ -40,7 +43,7 @@ def test_every_task_has_a_recipe_for_every_mechanism():
   assert named == {f"{recipe_path(t)}_{a}" for t in tasks.TASKS for a in mechanisms}
 
 
-@pytest.mark.parametrize("path, preset", CASES, ids=lambda x: getattr(x, "stem", x))
+@pytest.mark.parametrize("path, preset", BUILT, ids=lambda x: getattr(x, "stem", x))
 def test_recipe_builds(path, preset):
   config = load(path, preset)
   assert path.with_suffix("") == (
@@ -51,6 +54,7 @@ def test_recipe_builds(path, preset):
   setup.check_training(config)
   given = {"raw_dir": None, "cache_dir": None, "report": print}
   inspect.signature(task.prepare).bind(**given, **_options(config))
+  config.model.num_layers = 1  # they are all alike
   model = setup.build_model(config, task, longest)
   optimizer, schedule = optim.make(config.optim, config.train.steps)
   ids = jax.ShapeDtypeStruct((2, task.streams, longest), "int32")

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,19 +119,24 @@ def run(space, workdir, stop=None, init_from=None, **changes):
   return result, out.getvalue()
 
 
+def flags(devices):
+  """XLA's flags of a process like this one."""
+  return re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
+
+
 def start(space, *arguments, devices=1, recipe=RECIPE, small=True, **options):
   """A process of train.py, its output in pipes; later arguments win; options: of Popen."""
-  flags = [f"--config.{key}={value}" for key, value in SMALL.items()] if small else []
+  sizes = [f"--config.{key}={value}" for key, value in SMALL.items()] if small else []
   environment = {name.upper(): str(value) for name, value in CACHE.items()}
   return subprocess.Popen(
-    [sys.executable, "train.py", "--config", recipe, *flags, *arguments],
+    [sys.executable, "train.py", "--config", recipe, *sizes, *arguments],
     cwd=ROOT,
     env=os.environ
     | environment
     | {
       "JAX_COMPILATION_CACHE_DIR": str(space / "cache"),
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+      "XLA_FLAGS": flags(devices),
       "LRA_DATA_DIR": str(space / "data"),
     },
     stdout=subprocess.PIPE,

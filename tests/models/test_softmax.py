@@ -32,9 +32,10 @@ def test_values_and_gradients(x64, n, m, causal):
   oracle.assert_close(actual, expected, 1e-10)
 
 
-@causal_or_not
-@pytest.mark.parametrize("lra_padding", [False, True])
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize(
+  "causal, lra_padding, backend",
+  [(False, True, "cpu"), (True, False, "cpu"), (True, True, "gpu"), (False, False, "gpu")],
+)
 def test_blocks_of_any_size_agree(x64, monkeypatch, causal, lra_padding, backend):
   monkeypatch.setattr(jax, "default_backend", lambda: backend)
   q, k, v = oracle.inputs(4, 20)
@@ -42,7 +43,7 @@ def test_blocks_of_any_size_agree(x64, monkeypatch, causal, lra_padding, backend
   attend = partial(softmax.attend, mask=mask, causal=causal, lra_padding=lra_padding)
   run = jax.jit(
     lambda *a: [
-      oracle.value_and_grads(partial(attend, block=b), v, *a) for b in (1, 140, 400, 1000, 9999)
+      oracle.value_and_grads(partial(attend, block=b), v, *a) for b in (1, 140, 1000, 9999)
     ]
   )
   first, *others = run(q, k, v)

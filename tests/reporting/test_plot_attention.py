@@ -54,7 +54,7 @@ def layer(attention, n=12, real=(12, 7)):
 def test_caught_weights_make_the_output_of_the_layer(attention, options):
   module, x, mask = layer(attention)
   module = module.clone(attention_options=options, convolution=3)
-  variables = module.init(jax.random.key(0), x, mask, train=False)
+  variables = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), x, mask)
   seen, mechanism = [], ATTENTION[attention]
 
   @functools.wraps(mechanism.attend)
@@ -99,9 +99,9 @@ def test_matrices_of_a_trained_run_are_the_mechanisms_weights(trained):
   document = split.tokens[split.offsets[3] : split.offsets[4]]
   n = len(document)
   assert lengths.tolist() == [[n]] and label == split.labels[3]
-  np.testing.assert_array_equal(ids[0, 0, :n], document + trained.task.id_offset)
-  (call,), logits = maps.calls(trained.model, trained.best.params, ids, lengths)
-  expected = trained.model.apply({"params": trained.best.params}, ids, lengths, train=False)
+  np.testing.assert_array_equal(ids[0, 0, :n], document + trained.parts.task.id_offset)
+  (call,), logits = maps.calls(trained.parts.model, trained.best.params, ids, lengths)
+  expected = trained.parts.model.apply({"params": trained.best.params}, ids, lengths, train=False)
   np.testing.assert_array_equal(logits, expected)
 
   cls = trained.config.model.cls

@@ -2,14 +2,17 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
 import pytest
 
+import scripts.verify
 import tiny
-from lra.reporting import verification
+from lra.reporting import run_record, verification
+from lra.system.errors import UserError
 
 LINES = [
   {"step": 4, "train/loss": 2.123456789, "train/accuracy": 0.25},
@@ -75,6 +78,32 @@ def test_machines_differ_by_devices_and_packages_data_and_revision():
   ]
 
 
+def verify(monkeypatch, *arguments):
+  monkeypatch.setattr(sys, "argv", ["verify.py", *map(str, arguments)])
+  return scripts.verify.main()
+
+
+def test_a_record_is_repeated_to_the_last_digit(
+  whole, space, one_device, tmp_path, monkeypatch, capsys
+):
+  run = shutil.copytree(whole[0], tmp_path / "run")
+  kept = json.loads((run / "environment.json").read_text())
+  typed = [f"--config.{key}={value}" for key, value in tiny.SMALL.items()]
+  kept["command"] = shlex.join(["train.py", "--config", tiny.RECIPE, *typed])
+  (run / "environment.json").write_text(json.dumps(kept))
+  record = run_record.write(run_record.make(run), tmp_path)
+  given = ("--data_dir", space / "data", "--workdir", tmp_path / "again")
+  assert verify(monkeypatch, record, *given, "--steps", 9) == 0
+  out = capsys.readouterr().out
+  assert "train/loss" in out and "3 of 3 figures equal" in out and "as this one" in out
+  assert tiny.metrics(tmp_path / "again")[-1]["step"] == 12
+  assert verify(monkeypatch, record, *given) == 0
+  assert "agrees in all 5 recorded digits of all 18 figures" in capsys.readouterr().out
+  with pytest.raises(UserError, match="--steps must be at least 1"):
+    verify(monkeypatch, record, "--steps", 0)
+
+
+@pytest.mark.slow
 def test_first_steps_of_a_committed_record_are_repeated(tmp_path):
   """In a process, as typed; the data are made for it."""
   record = tiny.ROOT / "results/listops_cosformer-quick-seed0.json"

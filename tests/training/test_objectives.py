@@ -233,6 +233,8 @@ def test_run_over_tokens_stops_and_continues_bit_for_bit(space, one_device, tmp_
   assert whole["validation"]["step"] == best["step"]
   assert whole["validation"]["loss"] == best["validation/loss"]
   assert lines[-1]["validation/loss"] < lines[0]["validation/loss"]
+  if objective == "next":  # what follows is the same for both
+    return
   tiny.run(space, tmp_path / "cut", tiny.After(4), **options)
   again, _ = tiny.run(space, tmp_path / "cut", **options)
   assert tiny.metrics(tmp_path / "cut") == tiny.metrics(tmp_path / "whole")
