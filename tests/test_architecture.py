@@ -16,7 +16,7 @@ ALLOWED = {
   "lra.data.tasks": {"lra.system", "lra.data"},
   "lra.data": {"lra.system", "lra.data.tasks"},
   "lra.training": {"configs", "lra.system", "lra.data", "lra.data.tasks", "models"},
-  "lra.runs": {"configs", "lra.system", "lra.data", "lra.data.tasks", "lra.training", "models"},
+  "lra.runs": {"configs", "lra.system", "lra.data", "lra.training", "models"},
   "lra.reporting": {"configs", "lra.system", "lra.data", "lra.runs", "models"},
   "lra.sweeps": {"configs", "lra.system", "lra.data.tasks", "lra.runs", "models", "train"},
   "train": {"lra.system", "lra.training", "lra.runs"},
