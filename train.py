@@ -123,8 +123,8 @@ def main(values: flags.FlagValues = FLAGS) -> int:
   """Parses the command line into `values` and trains; the exit code."""
   command.parse(values, sys.argv)
   hosts.join()
-  workdir = Path(values.workdir) if values.workdir else command.default_workdir(values)
-  parent = Path(values.init_from).expanduser() if values.init_from else None
+  workdir = command.folder(values.workdir) or command.default_workdir(values)
+  parent = command.folder(values.init_from)
   stop = process.StopRequest(values.max_seconds)
   try:
     train(values.config, workdir, **command.folders(values), stop=stop, init_from=parent)

@@ -4,11 +4,13 @@ import json
 import os
 import random
 import signal
+import struct
 import time
 
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 import documented
 import tiny
@@ -74,6 +76,35 @@ def test_finished_run_is_shown_and_not_run_again(space, whole):
   assert result == whole[1] and "finished before: nothing was run" in output
   assert f"test accuracy   {result['test']['accuracy']:.4f}" in output
   assert before == {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")}
+
+
+@pytest.mark.parametrize("year", [-1, 0])
+def test_clock_that_goes_backwards_or_stands_changes_nothing(
+  space, whole, tmp_path, monkeypatch, year
+):
+  """Sessions a year before the one before them, or all in one second."""
+  now = time.time()
+  for n, begin in enumerate((now, now + 365 * 24 * 3600 * year, now + 730 * 24 * 3600 * year)):
+    monkeypatch.setattr(time, "time", lambda: begin)
+    monkeypatch.setattr(time, "time_ns", lambda: int(begin * 1e9))
+    result, _ = tiny.run(space, tmp_path, tiny.After(3) if n < 2 else None)
+  assert result is not None
+  same_as(whole, tmp_path)
+  files = sorted(tmp_path.glob("events.out.tfevents.*"))
+  steps = [event.step for file in files for event in events(file)]
+  assert len(files) == 3 and steps == sorted(steps)
+  assert sum(step == 24 for step in steps) > 1
+
+
+def events(path):
+  """The events of scalars in a file of TensorBoard's."""
+  data, at = path.read_bytes(), 0
+  while at < len(data):  # a length, its checksum, an event, its checksum
+    (size,) = struct.unpack_from("<Q", data, at)
+    event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+    at += 16 + size
+    if event.summary.value:
+      yield event
 
 
 class Spy:

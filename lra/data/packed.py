@@ -70,7 +70,7 @@ def of_zip(path: Path, say: Callable[[str], None]) -> Iterator[Member]:
         raise zipfile.BadZipFile(f"{info.filename[:80]!r} leads out of it")
       if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise zipfile.BadZipFile(f"{info.filename[:80]!r} is a link or a device")
-      if not info.is_dir():
+      if not info.filename.endswith("/"):  # is_dir takes no empty name
         yield info.filename, lambda info=info: opened(info)
 
 

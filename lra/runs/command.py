@@ -133,6 +133,7 @@ def _cause(error: Exception) -> str:
     return f"no config key {key[1]!r}"
   if isinstance(error, OSError):
     text = text.splitlines()[-1]
+    text += f" in {Path.cwd()}" if "No such file" in text else ""
   return " ".join(text.split())
 
 
@@ -163,6 +164,21 @@ def add_folders(made: argparse.ArgumentParser) -> None:
 
 def folders(given: Any) -> dict[str, Path | None]:
   """data_dir, by default lra in the user's cache folder, and raw_dir, None where none is given."""
-  cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lra"
-  data_dir, raw_dir = (x and Path(x).expanduser() for x in (given.data_dir, given.raw_dir))
-  return {"data_dir": data_dir or cache, "raw_dir": raw_dir or None}
+  return {"data_dir": folder(given.data_dir) or _cache(), "raw_dir": folder(given.raw_dir)}
+
+
+def folder(given: str | None) -> Path | None:
+  """A folder as it was typed, or None. Raises UserError where its ~ is nobody's home."""
+  try:
+    return Path(given).expanduser() if given else None
+  except RuntimeError:
+    raise UserError(f"{given}: there is no such home folder; write the path in full") from None
+
+
+def _cache() -> Path:
+  try:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lra"
+  except RuntimeError:
+    raise UserError(
+      "this user has no home folder to keep data in; choose one with --data_dir or $LRA_DATA_DIR"
+    ) from None

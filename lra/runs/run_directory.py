@@ -8,7 +8,8 @@ machine and never comparable.
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ class RunDirectory:
     lines = zip(_lines(path), parse_metrics(path), strict=True)
     kept = [line for line, values in lines if values["step"] <= step]
     _replace(path, "".join(kept))
+    _put_first(sorted(self.folder.glob("events.out.tfevents.*")))
     self._events = SummaryWriter(str(self.folder), purge_step=step + 1)
 
   def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -163,6 +165,17 @@ class RunDirectory:
   def close(self) -> None:
     if self._events is not None:
       self._events.close()
+
+
+def _put_first(events: Sequence[Path]) -> None:
+  """Numbers event files where the clock has gone back, or stands: a new one is named after it.
+
+  TensorBoard reads them in the order of their names.
+  """
+  if events and events[-1].name.split(".")[3] >= str(time.time())[:10]:
+    for number, path in enumerate(events):
+      prefix, host = f"events.out.tfevents.{number:010}", path.name.split(".", 4)[4]
+      path.rename(path.with_name(f"{prefix}.{host}"))
 
 
 def _trained(folder: Path) -> bool:

@@ -143,3 +143,8 @@ def test_pipes_in_a_folder_are_not_waited_for(tmp_path):
   (tmp_path / "a/file").write_bytes(b"one")
   os.mkfifo(tmp_path / "a/pipe")
   assert [name for name, _ in archives.members(tmp_path / "a", print)] == ["a/file"]
+
+
+def test_an_entry_without_a_name_is_no_error(tmp_path):
+  whole = zipped(a=b"one", b=b"two")
+  assert read(whole.replace(b"\0\0a", b"\0\0\0"), tmp_path, "a.zip").keys() == {"", "b"}

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import pwd
 import sys
 
 import pytest
@@ -37,7 +38,7 @@ KEYS = "--help lists the flags, configs/lra/base.py the keys"
   "arguments, answer",
   [
     ([], "no --config; try --config configs/lra/listops_cosformer.py:quick"),
-    (["--config", "none.py"], f"No such file or directory: 'none.py' ({KEYS})"),
+    (["--config", "none.py"], f"No such file or directory: 'none.py' in {tiny.ROOT} ({KEYS})"),
     (["--config", "none.py", "--config.seed=1"], "none.py"),
     (
       ["--config", "configs/lra/listops_cosformer.py:none"],
@@ -140,13 +141,28 @@ def test_default_workdir_knows_values_but_not_their_order(parse):
   assert name(a) != name("--config.train.steps=6")
 
 
-def test_default_data_dir_is_in_the_cache_folder(monkeypatch, tmp_path):
+def test_data_folder_is_in_the_cache_folder_unless_one_is_typed(monkeypatch, tmp_path):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  given = argparse.Namespace(data_dir=None, raw_dir=None)
-  assert command.folders(given) == {"data_dir": tmp_path / "lra", "raw_dir": None}
+  folders = lambda **given: command.folders(
+    argparse.Namespace(**{"data_dir": None, "raw_dir": ""} | given)
+  )
+  assert folders() == {"data_dir": tmp_path / "lra", "raw_dir": None}
   monkeypatch.delenv("XDG_CACHE_HOME")
   monkeypatch.setenv("HOME", str(tmp_path))
-  assert command.folders(given)["data_dir"] == tmp_path / ".cache/lra"
+  assert folders()["data_dir"] == tmp_path / ".cache/lra"
+  typed = folders(data_dir="~/a", raw_dir=f"{tmp_path}/a")
+  assert typed == {"data_dir": tmp_path / "a", "raw_dir": tmp_path / "a"}
+
+
+def test_user_without_a_name_and_a_home_is_asked_for_folders(monkeypatch):
+  monkeypatch.delenv("HOME", raising=False)
+  monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+  monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
+  with pytest.raises(UserError, match="no home folder .* choose one with --data_dir"):
+    command.folders(argparse.Namespace(data_dir=None, raw_dir=None))
+  for given in ("~/a", "~nobody-of-that-name/a"):
+    with pytest.raises(UserError, match=f"{given}: there is no such home folder"):
+      command.folder(given)
 
 
 @pytest.mark.parametrize(
