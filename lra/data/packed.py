@@ -35,7 +35,9 @@ def of_tar(path: Path, say: Callable[[str], None]) -> Iterator[Member]:
     packed.seek(0)
     plain = gzip.GzipFile(fileobj=packed) if gzipped else packed
     plain = _Bounded(plain, SLACK + RATIO * size)
-    with tarfile.open(fileobj=plain, mode="r|", tarinfo=_Member) as tar:
+    with _bad_tar():  # it reads the first header
+      tar = tarfile.open(fileobj=plain, mode="r|", tarinfo=_Member)
+    with tar:
       while member := _next(tar):
         tar.members.clear()  # else all headers are kept, which is gigabytes for the LRA release
         say(f"reading {path.name} ({packed.tell() / size:.0%})")
@@ -98,9 +100,15 @@ class _Member(tarfile.TarInfo):
 
 
 def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
-  """`tar.next()`, whose parsers of extended headers raise what they come across."""
-  try:
+  with _bad_tar():
     return tar.next()
+
+
+@contextlib.contextmanager
+def _bad_tar() -> Iterator[None]:
+  """Turns what tarfile's parsers of extended headers come across into its ReadError."""
+  try:
+    yield
   except (ValueError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
     raise tarfile.ReadError(f"a header is damaged: {error}") from error
 

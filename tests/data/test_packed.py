@@ -148,3 +148,14 @@ def test_pipes_in_a_folder_are_not_waited_for(tmp_path):
 def test_an_entry_without_a_name_is_no_error(tmp_path):
   whole = zipped(a=b"one", b=b"two")
   assert read(whole.replace(b"\0\0a", b"\0\0\0"), tmp_path, "a.zip").keys() == {"", "b"}
+
+
+@pytest.mark.parametrize("before", [{}, {"a": b"one"}])
+def test_a_damaged_header_is_one_line_wherever_it_stands(tmp_path, before):
+  """A length of thirty digits, of the first member and of a later one."""
+  content = b"9" * 30 + b" a=b\n"
+  header = entry(type=tarfile.XHDTYPE, size=len(content)).tobuf(tarfile.USTAR_FORMAT)
+  whole = tar(**before).rstrip(b"\0")
+  whole += bytes(-len(whole) % 512) + header + content.ljust(512, b"\0") + bytes(1024)
+  with pytest.raises(UserError, match="a.tar is truncated or corrupt .a header is damaged"):
+    read(whole, tmp_path)
