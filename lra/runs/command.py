@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict, config_flags
 
 from configs.lra.base import TASKS, load, recipe_path
 from lra.system.errors import UserError
@@ -80,21 +81,27 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
     raise UserError("no --config; try --config configs/lra/listops_cosformer.py:quick")
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}; options start with --")
-  if "model.attention" in (given := overrides(values)) and config.model.attention in ATTENTION:
+  given = config_flags.get_override_values(values["config"])
+  if "model.attention" in given and config.model.attention in ATTENTION:
     _follow(values, given)
 
 
 def _follow(values: flags.FlagValues, given: Mapping[str, Any]) -> None:
   """Gives another mechanism than the file's the options that its own file would set for it."""
-  name, preset = recipe(values)
-  config, files = values.config, {Path(recipe_path(task)).name: task for task in TASKS}
-  if (file := name.rpartition("_")[0]) not in files:  # a file of the user's
+  config = values.config
+  if (own := _own(values, config.model.attention)) is None:
     return
-  own = load(files[file], config.model.attention, preset or "default")
   known = options(config.model.attention)
   for key, value in own.model.attention_options.items():
     if f"model.attention_options.{key}" not in given:
       config.model.attention_options[key] = value if key in known else None
+
+
+def _own(values: flags.FlagValues, attention: str) -> ConfigDict | None:
+  """The config of the recipe named, for a mechanism; None for a file of the user's."""
+  (name, preset), files = recipe(values), {Path(recipe_path(task)).name: task for task in TASKS}
+  file = files.get(name.rpartition("_")[0])
+  return load(file, attention, preset or "default") if file and attention in ATTENTION else None
 
 
 def read(arguments: Sequence[str]) -> flags.FlagValues:
@@ -110,9 +117,11 @@ def read(arguments: Sequence[str]) -> flags.FlagValues:
 
 
 def overrides(values: flags.FlagValues) -> dict[str, Any]:
-  """The config keys set on the command line, but for the seed, by name."""
+  """The config keys set on the command line to other values than the recipe's, but for the seed."""
   given = config_flags.get_override_values(values["config"])
-  return {key: value for key, value in sorted(given.items()) if key != "seed"}
+  attention = recipe(values)[0].rpartition("_")[2]
+  own = {} if (file := _own(values, attention)) is None else flatten_dict(file.to_dict(), sep=".")
+  return {k: v for k, v in sorted(given.items()) if k != "seed" and own.get(k, ...) != v}
 
 
 def recipe(values: flags.FlagValues) -> tuple[str, str]:
