@@ -110,7 +110,8 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
 OPTIONS: dict[str, dict[str, Any]] = {
   # No YNNPACK fusions: a training step takes 0.8 of the time without them (jax 0.10).
   "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
-  # cuDNN attention, and what scatters are left, add in a fixed order.
+  # What scatters there are add in a fixed order. On an H100 a step of the shell (cosFormer, 32 x 2,048)
+  # takes 2.3 ms with it, 1.8 without; 5.0 with a scatter in place of the one-hot product of `lookup`.
   "gpu": {"xla_gpu_exclude_nondeterministic_ops": True},
 }
 

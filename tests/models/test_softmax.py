@@ -140,30 +140,15 @@ def test_dropout_follows_its_key():
   np.testing.assert_array_equal(attend(q, k, v, dropout=0.0, dropout_key=one), plain)
 
 
-@pytest.mark.parametrize(
-  "d, masked, causal", [(8, True, False), (13, True, False), (3, False, False), (3, False, True)]
-)
-def test_flash_and_blocks_agree(d, masked, causal):
-  """Order of keys, head width and empty rows, with XLA in the place of cuDNN."""
-  q, k, v = oracle.inputs(4, 21, d=d, e=d)
-  mask = jnp.asarray(oracle.masks(21)) if masked else None
-  flash = lambda *qkv: softmax._flash(*qkv, mask, causal, implementation="xla")
-  blocks = lambda *qkv: softmax.attend(*qkv, mask=mask, causal=causal, block=8 * 21)
-  run = jax.jit(lambda *a: [oracle.value_and_grads(f, a[2], *a) for f in (flash, blocks)])
-  actual, expected = run(q, k, v)
-  oracle.assert_close(actual, expected, 1e-5)
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("d", [5, 16, 64, 128])
 @pytest.mark.parametrize("masked, causal", [(True, False), (False, False), (False, True)])
-def test_cudnn_agrees_with_float32(d, masked, causal):
+def test_bfloat16_on_a_gpu_agrees_with_float32(d, masked, causal):
   if jax.default_backend() != "gpu":
     pytest.skip("no GPU")
   q, k, v = oracle.inputs(4, 333, d=d, e=d, dtype="bfloat16")
   mask = oracle.masks(333) if masked else None
   device_mask = None if mask is None else jnp.asarray(mask)
-  assert softmax._flash_serves(q, v, device_mask, causal)
   attend = partial(softmax.attend, mask=device_mask, causal=causal)
   actual = jax.jit(partial(oracle.value_and_grads, attend))(v, q, k, v)
   exact = partial(oracle.softmax, mask=mask, causal=causal)
