@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from configs.lra.base import base
 from lra.runs import command
-from lra.system import devices
+from lra.system import devices, files
 from models import heads
 from models.attention import ATTENTION
 
@@ -192,7 +192,7 @@ def main() -> None:
   else:
     rows = scaling(args.repeats, args.attention)
   if args.json:
-    args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    files.write(args.json, json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

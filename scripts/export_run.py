@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from lra.reporting import run_record
 from lra.runs import command
 from lra.system.errors import UserError
+from lra.system.process import run_main
 
 
 def main() -> int:
@@ -41,4 +42,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  run_main(main)

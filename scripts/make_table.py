@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 from configs.lra import base
 from lra.reporting import accuracy_table, run_record, table_formats, table_text, token_table
 from lra.runs import command
+from lra.system import files
 from lra.system.errors import UserError
 from lra.system.process import run_main
 
@@ -58,7 +59,7 @@ def main() -> int:
   records = run_record.read_all(args.source, args.preset)
   if args.update_readme:
     for page, text in pages(records).items():
-      page.write_text(table_text.between_markers(page.read_text(), text))
+      files.write(page, table_text.between_markers(page.read_text(), text))
       print(page.relative_to(ROOT))
   else:
     print(made(records, args.format, args.mix), end="")

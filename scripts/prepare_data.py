@@ -9,6 +9,7 @@ Sources, in this order: what is prepared already, your own raw files (--raw_dir)
 generator where the task has one.
 """
 
+import io
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from configs.lra.base import load
 from lra.data import store, tasks
 from lra.data.tasks import pathfinder
 from lra.runs import command
-from lra.system import process
+from lra.system import files, process
 from lra.system.errors import UserError
 from lra.system.progress import Progress, duration
 
@@ -35,7 +36,9 @@ def write_samples(data: store.Store, path: Path) -> Path:
   side = round(int(examples.offsets[1]) ** 0.5)
   images = examples.tokens[: 50 * side * side].reshape(-1, side, side)
   path.parent.mkdir(parents=True, exist_ok=True)
-  Image.fromarray(pathfinder.contact_sheet(images, columns=10, scale=3)).save(path)
+  sheet = io.BytesIO()
+  Image.fromarray(pathfinder.contact_sheet(images, columns=10, scale=3)).save(sheet, "png")
+  files.write(path, sheet.getvalue())
   return path
 
 

@@ -17,6 +17,7 @@ from configs.lra import base
 from lra.reporting import accuracy_table, html_page, pictures, run_record
 from lra.reporting.pictures import style
 from lra.runs import command
+from lra.system import files
 from lra.system.errors import UserError
 from lra.system.process import run_main
 
@@ -44,7 +45,7 @@ def main() -> int:
   shown = {name: (style.encode(figure, "svg"), ".svg") for name, figure in figures.items()}
   shown |= {str(path): html_page.read_picture(path) for path in args.pictures}
   args.out.parent.mkdir(parents=True, exist_ok=True)
-  args.out.write_text(html_page.page(records, tables, shown))
+  files.write(args.out, html_page.page(records, tables, shown))
   print(
     f"{args.out}: {len(records)} runs, {len(shown)} pictures, {args.out.stat().st_size / 1e6:.1f} MB"
   )

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import train
 from configs.lra.base import complete
 from lra.reporting import run_record, verification
-from lra.runs import command
+from lra.runs import command, sealed_json
 from lra.runs.run_directory import parse_metrics
 from lra.system.errors import UserError
 from lra.system.process import StopRequest, run_main
@@ -70,7 +70,7 @@ def repeat(record: dict, folder: Path, args: argparse.Namespace) -> tuple[list[d
     stop.restore()
   if stop.exit_code:
     sys.exit(stop.exit_code)
-  environment = json.loads((folder / "environment.json").read_text())
+  environment = sealed_json.read(folder / "environment.json")
   return parse_metrics(folder / "metrics.jsonl"), environment
 
 

@@ -24,7 +24,7 @@ ALLOWED = {
 # Library -> where it may be imported.
 ONLY = {
   "orbax": "lra.training.checkpoint",
-  "tensorboardX": "lra.runs.run_directory",
+  "tensorboardX": "lra.runs.event_file",
   "matplotlib": "lra.reporting.pictures",
   "submitit": "lra.sweeps.launch",
 }

@@ -15,7 +15,7 @@ from tensorboardX.proto import event_pb2
 import documented
 import tiny
 import train
-from lra.runs import session
+from lra.runs import sealed_json, session
 from lra.system import process
 from lra.system.errors import UserError
 from lra.system.progress import Clock
@@ -43,9 +43,9 @@ def test_run_leaves_a_complete_record(whole):
   assert set(result["baselines"]) == {"majority class", "mode given the root operator"}
   assert result["data"]["origin"] == "generated" and len(result["data"]["digest"]) == 64
   assert result["time"]["examples_per_second"] > 0 and result["peak_memory_gigabytes"] > 0
-  config = json.loads((folder / "config.json").read_text())
+  config = sealed_json.read(folder / "config.json")
   assert config == json.loads(json.dumps(tiny.config().to_dict()))
-  environment = json.loads((folder / "environment.json").read_text())
+  environment = sealed_json.read(folder / "environment.json")
   assert environment["devices"] == jax.device_count() and environment["platform"] == "cpu"
   assert list(folder.glob("events.out.tfevents.*"))
   assert f"{result['test']['accuracy']:.4f} on 40 examples" in output
@@ -120,6 +120,9 @@ class Spy:
     Spy.seen.append((self.name, np.array(params["logits"]["kernel"])))
     nth = sum(name == self.name for name, _ in Spy.seen) - 1
     return {"loss": 1.0, "accuracy": (0.5, 0.75, 0.25)[nth]}
+
+  def memory(self, params):
+    return 0, 0
 
 
 @pytest.mark.parametrize("select, chosen", [("best", 1), ("last", 2)])

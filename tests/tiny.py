@@ -15,6 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import train
 from configs.lra import listops
+from lra.runs import run_directory
 from lra.system import devices
 
 ROOT = Path(__file__).parent.parent
@@ -124,12 +125,15 @@ def flags(devices):
   return re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
 
 
-def start(space, *arguments, devices=1, recipe=RECIPE, small=True, **options):
-  """A process of train.py, its output in pipes; later arguments win; options: of Popen."""
+def start(space, *arguments, devices=1, recipe=RECIPE, small=True, through=(), **options):
+  """A process of train.py, its output in pipes; later arguments win.
+
+  through: another script and its arguments that come before train.py. options: of Popen.
+  """
   sizes = [f"--config.{key}={value}" for key, value in SMALL.items()] if small else []
   environment = {name.upper(): str(value) for name, value in CACHE.items()}
   return subprocess.Popen(
-    [sys.executable, "train.py", "--config", recipe, *sizes, *arguments],
+    [sys.executable, *through, "train.py", "--config", recipe, *sizes, *arguments],
     cwd=ROOT,
     env=os.environ
     | environment
@@ -146,9 +150,9 @@ def start(space, *arguments, devices=1, recipe=RECIPE, small=True, **options):
   )
 
 
-def metrics(workdir, timeless=True):
-  """The lines of metrics.jsonl, by default without measurements of the machine."""
-  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def metrics(workdir, timeless=True, name="metrics.jsonl"):
+  """The lines of a metrics file, by default without measurements of the machine."""
+  lines = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
   drop = "time/" if timeless else "\0"
   return [
     {name: value for name, value in line.items() if not name.startswith(drop)} for line in lines
@@ -161,4 +165,4 @@ def comparable(result):
 
 
 def read_result(workdir):
-  return json.loads((workdir / "result.json").read_text())
+  return run_directory.read_result(workdir)

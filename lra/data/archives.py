@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lra.data import packed
+from lra.system import locks
 from lra.system.errors import UserError
 from lra.system.progress import once_a_second
 
@@ -48,13 +49,14 @@ def find(raw_dir: str | Path | None, *names: str, itself: tuple[str, ...] = ()) 
 @contextlib.contextmanager
 def locked(file: Path, report: Callable[[str], None]) -> Iterator[None]:
   """A lock file for the time inside: one process at a time, the others wait and report it."""
-  with open(file, "w") as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      report("waiting for another process that prepares the same data\n")
-      fcntl.flock(f, fcntl.LOCK_EX)
+  lock = locks.FileLock(file)
+  if not lock.acquire():
+    report("waiting for another process that prepares the same data\n")
+    lock.acquire(wait=True)
+  try:
     yield
+  finally:
+    lock.release()
 
 
 @contextlib.contextmanager

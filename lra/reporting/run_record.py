@@ -1,6 +1,5 @@
 """Records of finished runs, one JSON file each in results/: made, checked, written, read."""
 
-import hashlib
 import json
 import math
 import re
@@ -13,7 +12,9 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from configs.lra.base import complete, recipe_path
-from lra.runs import command, run_directory, run_result
+from lra.runs import command, run_directory, run_result, sealed_json
+from lra.runs.sealed_json import digest
+from lra.system import files
 from lra.system.errors import UserError
 
 FORMAT = 1
@@ -37,9 +38,10 @@ def make(folder: Path) -> dict[str, Any]:
 
 
 def _make(folder: Path) -> dict[str, Any]:
-  config, environment, result = (
-    _read(folder / name) for name in ("config.json", "environment.json", "result.json")
-  )
+  config, environment = (_read(folder / name) for name in ("config.json", "environment.json"))
+  result = run_directory.read_result(folder)
+  if result is None:
+    raise UserError(f"{folder} is not finished; the same train.py continues it")
   metrics = _metrics(folder / "metrics.jsonl")
   if missing := [key for key in RESULT if key not in result]:
     raise UserError(f"{folder / 'result.json'} has no {', '.join(missing)}; run it again")
@@ -140,19 +142,13 @@ def text(made: Mapping[str, Any]) -> str:
   return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def digest(made: Mapping[str, Any]) -> str:
-  """The hash of a record without its own."""
-  content = {key: value for key, value in made.items() if key != "sha256"}
-  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def write(made: Mapping[str, Any], folder: Path, *, replace: bool = False) -> Path:
   """Writes a record to <folder>/<name>.json. Raises UserError if another one is there."""
   path = folder / f"{made['name']}.json"
   if path.exists() and path.read_text() != text(made) and not replace:
     raise UserError(f"{path} holds another run of the same command; --replace puts this one there")
   folder.mkdir(parents=True, exist_ok=True)
-  path.write_text(text(made))
+  files.write(path, text(made))
   return path
 
 
@@ -160,9 +156,15 @@ def read(path: Path) -> dict[str, Any]:
   """The record in a file, or of a run directory. Raises UserError for anything else."""
   if path.is_dir():
     return make(path)
-  made = _read(path)
+  try:
+    data = path.read_bytes()
+    made = json.loads(data)
+  except OSError:
+    raise UserError(f"there is no {path}") from None
+  except (ValueError, RecursionError):
+    raise UserError(f"{path} is not JSON") from None
   sealed = isinstance(made, dict) and made.get("format") == FORMAT
-  if not sealed or made.get("sha256") != digest(made) or path.read_text() != text(made):
+  if not sealed or made.get("sha256") != digest(made) or data != text(made).encode():
     raise UserError(f"{path} is not as scripts/export_run.py wrote it; export the run again")
   return made | {"config": complete(made["config"])}
 
@@ -238,10 +240,6 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> dict[str, Any]:
   try:
-    return json.loads(path.read_text())
+    return sealed_json.read(path)
   except OSError:
-    if path.name == "result.json":
-      raise UserError(f"{path.parent} is not finished; the same train.py continues it") from None
     raise UserError(f"there is no {path}") from None
-  except (ValueError, RecursionError):
-    raise UserError(f"{path} is not JSON") from None

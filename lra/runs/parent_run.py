@@ -1,7 +1,6 @@
 """The run that another one starts from: its best encoder, under a fresh head."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from lra.runs import trained_run
+from lra.runs import run_directory, trained_run
 from lra.system import devices
 from lra.system.errors import UserError
 
@@ -45,7 +44,8 @@ def load(folder: Path, config: ConfigDict) -> Parent:
 
   Raises UserError if it is unfinished, or if its encoder is another one.
   """
-  if (folder / "config.json").exists() and not (folder / "result.json").exists():
+  result = run_directory.read_result(folder)
+  if (folder / "config.json").exists() and result is None:
     raise UserError(f"--init_from {folder}: it is not finished; the same train.py continues it")
   there, _, best, _ = trained_run.load_best(folder)
   old, new = (traverse_util.flatten_dict(c.model.to_dict(), sep=".") for c in (there, config))
@@ -58,7 +58,6 @@ def load(folder: Path, config: ConfigDict) -> Parent:
       f"--init_from {folder}: its encoder is another one ({'; '.join(different)}); set these keys as "
       "they are there"
     )
-  result = json.loads((folder / "result.json").read_text())
   record = {
     "run": folder.resolve().name,
     "digest": digest(best.params),

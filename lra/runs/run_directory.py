@@ -1,25 +1,26 @@
 """The directory of a run: config.json, environment.json, metrics.jsonl, result.json, event files.
 
-Only this file knows TensorBoard; tables and pictures read the JSON files alone. Floats are written
-in full, so that two runs can be compared bit for bit; keys under "time/" are measurements of the
-machine and never comparable.
+Tables and pictures read the JSON files alone. These hold their own digests (lra.runs.sealed_json),
+and result.json those of the metrics. Floats are written in full, so that two runs can be compared bit
+for bit; keys under "time/" are measurements of the machine and never comparable.
 """
 
 import contextlib
+import hashlib
 import json
-import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flax.traverse_util import flatten_dict
-from tensorboardX import SummaryWriter
 
 from configs.lra.base import complete
-from lra.runs import environment
-from lra.system import hosts, locks
+from lra.runs import environment, sealed_json
+from lra.runs.event_file import EventFile
+from lra.system import files, hosts, locks
 from lra.system.errors import UserError
+
+METRICS = "metrics"  # of result.json: file name -> SHA-256; earlier revisions have none
 
 
 class RunDirectory:
@@ -30,7 +31,7 @@ class RunDirectory:
 
   def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
     self.folder, self._config = folder, config
-    self._events: SummaryWriter | None = None
+    self._events: EventFile | None = None
     self._lock = locks.FileLock(folder / ".lock")
     self._writes = hosts.first()
     self._check()
@@ -85,7 +86,7 @@ class RunDirectory:
   @property
   def result(self) -> dict[str, Any] | None:
     """result.json, or None while the run is unfinished."""
-    return _read(self.folder / "result.json")
+    return read_result(self.folder)
 
   @property
   def attempt(self) -> int:
@@ -109,7 +110,7 @@ class RunDirectory:
       return
     self._check()  # now that nobody else is here
     if not _trained(self.folder):
-      _write(self.folder / "config.json", self._config)
+      sealed_json.write(self.folder / "config.json", self._config)
       for left in self.folder.glob("events.out.tfevents.*"):
         left.unlink()
     before, now = (
@@ -133,13 +134,12 @@ class RunDirectory:
     session = {key: now[key] for key in ("revision", "modified", "device", "devices")}
     sessions = before.get("sessions", []) if step or self.attempt else []
     now["sessions"] = sessions if session in sessions else [*sessions, session]
-    _write(self.folder / "environment.json", now)
+    sealed_json.write(self.folder / "environment.json", now)
     path = self.folder / "metrics.jsonl"
     lines = zip(_lines(path), parse_metrics(path), strict=True)
     kept = [line for line, values in lines if values["step"] <= step]
-    _replace(path, "".join(kept))
-    _put_first(sorted(self.folder.glob("events.out.tfevents.*")))
-    self._events = SummaryWriter(str(self.folder), purge_step=step + 1)
+    files.write(path, "".join(kept))
+    self._events = EventFile(self.folder, purge=step + 1)
 
   def log(self, step: int, values: Mapping[str, float]) -> None:
     """One line of metrics.jsonl, and the same to TensorBoard."""
@@ -147,9 +147,7 @@ class RunDirectory:
       return
     with open(self.folder / "metrics.jsonl", "a") as file:
       print(json.dumps({"step": step, **values}), file=file)
-    for name, value in values.items():
-      if math.isfinite(value):
-        self._events.add_scalar(name, value, step)
+    self._events.log(step, values)
 
   def metrics(self) -> list[dict[str, float]]:
     """All log lines of this attempt, those of sessions before this one included."""
@@ -160,22 +158,14 @@ class RunDirectory:
     if not self._writes:
       return
     self.close()
-    _write(self.folder / "result.json", result)
+    sealed = {METRICS: _metrics_digests(self.folder)}
+    sealed_json.write(self.folder / "result.json", {**result, **sealed})
 
   def close(self) -> None:
+    """Closes the logs."""
     if self._events is not None:
       self._events.close()
-
-
-def _put_first(events: Sequence[Path]) -> None:
-  """Numbers event files where the clock has gone back, or stands: a new one is named after it.
-
-  TensorBoard reads them in the order of their names.
-  """
-  if events and events[-1].name.split(".")[3] >= str(time.time())[:10]:
-    for number, path in enumerate(events):
-      prefix, host = f"events.out.tfevents.{number:010}", path.name.split(".", 4)[4]
-      path.rename(path.with_name(f"{prefix}.{host}"))
+      self._events = None
 
 
 def _trained(folder: Path) -> bool:
@@ -209,24 +199,26 @@ def parse_metrics(path: Path) -> list[dict[str, Any]]:
   return made
 
 
+def read_result(folder: Path) -> dict[str, Any] | None:
+  """result.json of a run, None if there is none. Raises UserError if it, or the metrics, are damaged."""
+  found = _read(folder / "result.json")
+  if found is not None and (known := found.pop(METRICS, None)):
+    now = _metrics_digests(folder)
+    if changed := sorted(name for name in known | now if known.get(name) != now.get(name)):
+      raise UserError(
+        f"{folder / changed[0]} is damaged: it does not have the digest in result.json; delete the "
+        "folder to start the run anew"
+      )
+  return found
+
+
+def _metrics_digests(folder: Path) -> dict[str, str]:
+  """File name -> SHA-256 of the metrics of all attempts."""
+  return {
+    path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(folder.glob("metrics*.jsonl"))
+  }
+
+
 def _read(path: Path) -> dict[str, Any] | None:
-  if not path.exists():
-    return None
-  try:
-    content = json.loads(path.read_text())
-    if isinstance(content, dict):
-      return content
-    raise ValueError
-  except (ValueError, RecursionError):
-    raise UserError(f"{path} cannot be read; delete it, or the folder it is in") from None
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-  _replace(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-  """Writes a file atomically: the whole text or nothing."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(text)
-  temporary.replace(path)
+  return sealed_json.read(path) if path.exists() else None

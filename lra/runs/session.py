@@ -52,6 +52,7 @@ class Session:
     if self.checkpoints.latest is not None:
       like = step.saved(self.state, self.best, 0.0)
       tree = self.checkpoints.load(devices.shared(like, parts.mesh))
+      self.checkpoints.seal()
       self.state, self.best, clock.before = step.restored(tree)
     else:
       if parent:
@@ -65,6 +66,9 @@ class Session:
     progress.line(messages.opening(config, parts.model, self.state, data, run.folder))
     length = self.plan.longest
     need = self.trainer.memory(self.state, length, size)
+    with clock.pause("compilation"):
+      more, work = self.validate.memory(self.state.params)
+    need = need._replace(data=need.data + more, evaluation=work)
     progress.line(memory.check(need, devices.memory_limit(), length, train.accumulate))
     self.in_flight, self.values, self.saved_at = collections.deque(), {}, clock.total
     clock.lap()

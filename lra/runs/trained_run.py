@@ -1,6 +1,5 @@
 """The best parameters of a run, restored from its directory, with its model and its data."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 
 from configs.lra.base import complete
 from lra.data import store
+from lra.runs import sealed_json
 from lra.system import devices
 from lra.system.errors import UserError
 from lra.training import checkpoint, setup, step
@@ -27,8 +27,8 @@ class TrainedRun(NamedTuple):
 def load_best(run: Path) -> TrainedRun:
   """What the newest checkpoint of a run has. Raises UserError without a checkpoint."""
   try:
-    config = ConfigDict(complete(json.loads((run / "config.json").read_text())))
-  except (OSError, ValueError):
+    config = ConfigDict(complete(sealed_json.read(run / "config.json")))
+  except OSError:
     raise UserError(f"{run} is not a run: it has no config.json that can be read") from None
   if not (run / "checkpoints").is_dir():
     raise UserError(f"{run} has no checkpoint; the same train.py makes one")
@@ -53,7 +53,7 @@ def load(
   trained = load_best(run)
   folders, parts = {"data_dir": data_dir, "raw_dir": raw_dir}, trained.parts
   data = store.open_store(parts.task, parts.task_options, **folders, report=report)
-  known = json.loads((run / "environment.json").read_text()).get("data", data.digest)
+  known = sealed_json.read(run / "environment.json").get("data", data.digest)
   if known != data.digest:
     raise UserError(
       f"{run} was trained on other data ({known[:12]}) than is there now ({data.digest[:12]}): set "

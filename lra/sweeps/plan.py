@@ -15,7 +15,7 @@ from typing import Any
 from configs.lra.ablations import ABLATIONS, Row
 from configs.lra.base import complete, recipe_path
 from lra.data import tasks
-from lra.runs import command
+from lra.runs import command, run_directory, sealed_json
 from lra.system.errors import UserError
 from lra.system.progress import duration
 from models.attention import ATTENTION, options
@@ -179,8 +179,11 @@ def _recipe(task: str, attention: str, preset: str) -> tuple[str, ...]:
 
 def result(cell: Cell) -> dict[str, Any] | None:
   """result.json of the finished run of this very config, else None."""
-  config, found = (_read(cell.folder / name) for name in ("config.json", "result.json"))
-  return found if config and complete(config) == cell.config else None
+  try:
+    config = sealed_json.read(cell.folder / "config.json")
+    return run_directory.read_result(cell.folder) if complete(config) == cell.config else None
+  except (OSError, UserError, LookupError, TypeError, AttributeError):
+    return None  # the same train.py says what is wrong
 
 
 def fraction(cell: Cell) -> float:
@@ -266,10 +269,3 @@ def overview(
     *([f"at {', '.join(f'{run.fraction:.0%}' for run in running)}"] if running else []),
   ]
   return "; ".join(parts)
-
-
-def _read(path: Path) -> Any:
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError):
-    return None

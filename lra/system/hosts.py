@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lra.system import aborts
 from lra.system.errors import UserError
 
 OWN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -25,7 +26,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
   """Makes this process a part of what its environment says, before JAX is first used.
 
   That is: the variables of `OWN`, a job step of Slurm or a run of Open MPI of more than one process,
-  or a TPU pod. Raises UserError if the variables are incomplete or the others do not come.
+  or a TPU pod. Raises UserError if the variables are incomplete.
   """
   given = [name for name in OWN if environment.get(name)]
   pod = len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
@@ -44,6 +45,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
       raise UserError(f"JAX_PROCESS_ID {number} is not less than JAX_NUM_PROCESSES {count}")
     options = {"coordinator_address": address, "num_processes": count, "process_id": number}
     options["cluster_detection_method"] = "deactivate"  # all of this process's devices are its own
+  aborts.install()
   jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
   try:
     jax.distributed.initialize(**options, shutdown_timeout_seconds=60)

@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 
-def take(descriptor: int) -> bool:
+def take(descriptor: int, wait: bool = False) -> bool:
   """Locks an open file; False if another process has it. A file system without locks has it free."""
   try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
   except BlockingIOError:
     return False
   except OSError:
@@ -22,11 +22,11 @@ class FileLock:
   def __init__(self, path: Path) -> None:
     self.path, self._descriptor = path, None
 
-  def acquire(self) -> bool:
-    """Makes the file; False if another process holds the lock."""
+  def acquire(self, wait: bool = False) -> bool:
+    """Makes the file; False if another process holds the lock, which `wait` waits for."""
     while True:
       descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-      if not take(descriptor):
+      if not take(descriptor, wait):
         os.close(descriptor)
         return False
       try:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
-from lra.system import hosts
+from lra.system import aborts, hosts
 from lra.system.errors import UserError
 
 
@@ -58,11 +58,7 @@ def run_main(main: Callable[[], int]) -> None:
     sys.exit(130)
   except Exception as error:
     if hosts.lost(error):
-      print(
-        "error: another process of this run has ended; the same command continues from the newest "
-        "checkpoint",
-        file=sys.stderr,
-      )
+      print(aborts.LOST, file=sys.stderr)
     elif not isinstance(error, OSError):
       traceback.print_exc()
     else:

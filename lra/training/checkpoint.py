@@ -1,9 +1,12 @@
 """Checkpoints of a run, newest kept, written atomically. Only this file knows orbax."""
 
+import contextlib
 import hashlib
 import shutil
 import sys
 import textwrap
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import jax
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from lra.system import hosts
+from lra.system import files, hosts
 from lra.system.errors import UserError
 
 SEAL = "sha256"  # in the folder of a checkpoint; those of earlier revisions have none
@@ -37,7 +40,8 @@ class Checkpoints:
     if self.latest == step:
       return
     try:
-      self._orbax.save(step, tree)
+      with _one_error():
+        self._orbax.save(step, tree)
       if jax.process_index() == 0:
         _seal(self._folder / str(step))
     except Exception as error:  # orbax and tensorstore raise many kinds for a full disk
@@ -50,6 +54,13 @@ class Checkpoints:
         f"and run the same command again (it continues from the last checkpoint: {kept})"
       ) from error
 
+  def seal(self) -> None:
+    """Seals the newest checkpoint if a killed process, or an earlier revision, has not."""
+    if self.latest is not None and hosts.first():
+      folder = self._folder / str(self.latest)
+      if not (folder / SEAL).exists():
+        _seal(folder)
+
   def load(self, like: Any, fix: str = "delete that folder to start the run anew") -> Any:
     """The newest checkpoint, with the structure, dtypes and shardings of `like`.
 
@@ -59,17 +70,14 @@ class Checkpoints:
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
     )
     _check_seal(self._folder / str(self.latest), fix)
-    shown = sys.unraisablehook
-    sys.unraisablehook = lambda _: None  # the other reads complain when one of them has failed
     try:
-      tree = self._orbax.load(None, abstract)
+      with _one_error():
+        return self._orbax.load(None, abstract)
     except Exception as error:
       raise UserError(
         f"the checkpoint of step {self.latest} in {self._folder} cannot be read "
         f"({textwrap.shorten(str(error), 160)}); {fix}"
       ) from error
-    sys.unraisablehook = shown
-    return tree
 
   def clear(self) -> None:
     """Deletes all checkpoints."""
@@ -86,6 +94,19 @@ class Checkpoints:
     self._orbax.close()
 
 
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+  """When one of many reads or writes fails, the threads of the others do not complain, then or later."""
+  shown = sys.excepthook, sys.unraisablehook
+  sys.excepthook = sys.unraisablehook = lambda *_: None
+  try:
+    yield
+  except BaseException:
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    raise
+  sys.excepthook, sys.unraisablehook = shown
+
+
 def _digest(folder: Path) -> str:
   """SHA-256 of the names and the bytes of all files of a checkpoint but its seal."""
   whole = hashlib.sha256()
@@ -99,9 +120,7 @@ def _digest(folder: Path) -> str:
 
 def _seal(folder: Path) -> None:
   """Writes the digest of a complete checkpoint beside its files, whole or not at all."""
-  temporary = folder / f"{SEAL}.tmp"
-  temporary.write_text(_digest(folder) + "\n")
-  temporary.replace(folder / SEAL)
+  files.write(folder / SEAL, _digest(folder) + "\n")
 
 
 def _check_seal(folder: Path, fix: str) -> None:

@@ -11,7 +11,7 @@ from jax import lax
 
 from lra.data.batches import Batch, Split, evaluation_plan
 from lra.system import devices
-from lra.training import objectives, parts
+from lra.training import memory, objectives, parts
 from lra.training.objectives import Objective, Scores
 from lra.training.step import Metrics, metrics_of
 
@@ -30,6 +30,7 @@ class Evaluator:
     self._plan = evaluation_plan(split.lengths, buckets, batch_size)
     self._split, self._over_tokens = split, objective.over_tokens
     self._functions = {length: make_eval(model, split, length, objective) for length in buckets}
+    self._compiled: dict[int, Any] = {}
 
   def __call__(self, params: Any) -> dict[str, float]:
     """{"loss", "accuracy"}: means over all examples of the split.
@@ -38,8 +39,9 @@ class Evaluator:
     "tokens" they are.
     """
     found = (
-      self._functions[dispatch.length](params, self._split.arrays(dispatch, 1))
+      self._program(dispatch.length, params, arrays)(params, arrays)
       for dispatch in self._plan
+      for arrays in [self._split.arrays(dispatch, 1)]
     )
     if not self._over_tokens:
       total = Metrics.empty()
@@ -54,6 +56,18 @@ class Evaluator:
     )
     measured = {"loss": float(loss), "accuracy": float(accuracy)}
     return measured | objectives.in_bits(measured["loss"]) | {"tokens": tokens}
+
+  def memory(self, params: Any) -> tuple[int, int]:
+    """Bytes on each device, for data and for work, that the longest batch takes beside `params`."""
+    longest = max(self._plan, key=lambda dispatch: dispatch.length)
+    program = self._program(longest.length, params, self._split.arrays(longest, 1))
+    return memory.taken(program, params)
+
+  def _program(self, length: int, params: Any, arrays: Any) -> Any:
+    if length not in self._compiled:
+      function: Any = self._functions[length]
+      self._compiled[length] = function.lower(params, arrays).compile()
+    return self._compiled[length]
 
 
 def make_eval(

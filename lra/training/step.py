@@ -165,7 +165,8 @@ class Trainer:
     arrays = self._split.arrays(nothing, self._run)
     if length not in self._compiled:
       self._compile(state, arrays, devices.put(np.int32(1), self._sharding), length)
-    return memory.needed(self._compiled[length], state)
+    data, work = memory.taken(self._compiled[length], state)
+    return memory.Need(memory.size(state) + memory.size(state.params), data, work)
 
   def _compile(self, state: State, arrays: Any, count: jax.Array, length: int) -> None:
     jax.block_until_ready(state)

@@ -115,7 +115,7 @@ def test_tar_is_unpacked_for_a_while(archive, tmp_path):
   with pytest.raises(UserError, match=f"^{archive}/deep/b.txt is odd$"):
     with archives.unpacked(archive, KEEP_B, cache, print) as folder:
       raise UserError(f"{folder / 'deep/b.txt'} is odd")
-  assert [path.name for path in cache.iterdir()] == [".unpacked.lock"]
+  assert not list(cache.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

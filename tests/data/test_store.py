@@ -38,7 +38,7 @@ def open_toy(data_dir, task=None, report=lambda text: None, **options):
 
 def leftovers(data_dir):
   """Everything in the folder but lock files."""
-  return [path.name for path in data_dir.iterdir() if not path.name.endswith(".lock")]
+  return [path.name for path in data_dir.iterdir()]
 
 
 def test_prepared_once_and_mapped(tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lra.reporting import attention_maps as maps
 from lra.reporting.pictures import attention
-from lra.runs import trained_run
+from lra.runs import sealed_json, trained_run
 from lra.system.errors import UserError
 from models.attention import ATTENTION
 from models.attention.layer import SelfAttention
@@ -176,11 +176,11 @@ def test_other_data_and_parameters_of_another_model_are_one_line(
 ):
   run = tmp_path / "run"
   shutil.copytree(whole[0], run)
-  kept = json.loads((run / "environment.json").read_text())
+  kept = sealed_json.read(run / "environment.json")
   (run / "environment.json").write_text(json.dumps(kept | {"data": "f" * 64}))
   with pytest.raises(UserError, match="was trained on other data .ffffffffffff."):
     script(monkeypatch, run, "--data_dir", space / "data")
-  config = json.loads((run / "config.json").read_text())
+  config = sealed_json.read(run / "config.json")
   config["model"]["emb_dim"] = 32
   (run / "config.json").write_text(json.dumps(config))
   with pytest.raises(UserError, match="another revision. check that out$"):
@@ -190,7 +190,7 @@ def test_other_data_and_parameters_of_another_model_are_one_line(
 def test_run_of_an_earlier_revision_is_drawn(whole, space, one_device, tmp_path, monkeypatch):
   run = tmp_path / "run"
   shutil.copytree(whole[0], run)
-  config = json.loads((run / "config.json").read_text())
+  config = sealed_json.read(run / "config.json")
   del config["model"]["embedding_std"]
   (run / "config.json").write_text(json.dumps(config))
   assert script(monkeypatch, run, "--data_dir", space / "data") == 0

@@ -12,6 +12,7 @@ import pytest
 import scripts.verify
 import tiny
 from lra.reporting import run_record, verification
+from lra.runs import sealed_json
 from lra.system.errors import UserError
 
 LINES = [
@@ -87,10 +88,10 @@ def test_a_record_is_repeated_to_the_last_digit(
   whole, space, one_device, tmp_path, monkeypatch, capsys
 ):
   run = shutil.copytree(whole[0], tmp_path / "run")
-  kept = json.loads((run / "environment.json").read_text())
+  kept = sealed_json.read(run / "environment.json")
   typed = [f"--config.{key}={value}" for key, value in tiny.SMALL.items()]
   kept["command"] = shlex.join(["train.py", "--config", tiny.RECIPE, *typed])
-  (run / "environment.json").write_text(json.dumps(kept))
+  sealed_json.write(run / "environment.json", kept)
   record = run_record.write(run_record.make(run), tmp_path)
   given = ("--data_dir", space / "data", "--workdir", tmp_path / "again")
   assert verify(monkeypatch, record, *given, "--steps", 9) == 0

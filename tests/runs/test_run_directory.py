@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import tiny
-from lra.runs import environment, run_result
+from lra.runs import environment, run_result, sealed_json
 from lra.runs.run_directory import RunDirectory
 from lra.system.errors import UserError
 
@@ -29,14 +29,14 @@ def trained(folder, config=CONFIG):
 def test_same_config_is_taken_up_again(tmp_path):
   folder = tmp_path / "new/run"
   trained(folder)
-  assert json.loads((folder / "config.json").read_text()) == CONFIG
+  assert sealed_json.read(folder / "config.json") == CONFIG
   assert RunDirectory(folder, ConfigDict(CONFIG).to_dict()).result is None
 
 
 def test_run_of_an_earlier_revision_is_taken_up(tmp_path):
   config = tiny.config().to_dict()
   trained(tmp_path, config)
-  old = json.loads((tmp_path / "config.json").read_text())
+  old = sealed_json.read(tmp_path / "config.json")
   del old["model"]["embedding_std"]
   (tmp_path / "config.json").write_text(json.dumps(old))
   RunDirectory(tmp_path, config)
@@ -65,7 +65,7 @@ def test_other_config_is_refused_by_its_differing_keys(tmp_path, config, differi
 def test_unreadable_record_is_a_user_error(tmp_path, name):
   trained(tmp_path)
   (tmp_path / name).write_text('{"seed"')
-  with pytest.raises(UserError, match=f"{name} cannot be read; delete it"):
+  with pytest.raises(UserError, match=f"{name} is damaged; delete it"):
     print(RunDirectory(tmp_path, CONFIG).result)
 
 
@@ -86,7 +86,7 @@ def test_folder_in_which_nothing_was_trained_is_free(tmp_path):
   (folder / "checkpoints").mkdir()
   (folder / "metrics.jsonl").write_text('{"step": 1, "tr')
   trained(folder, other)
-  assert json.loads((folder / "config.json").read_text()) == other
+  assert sealed_json.read(folder / "config.json") == other
   assert len(list(folder.glob("events.out.tfevents.*"))) == 1
   with pytest.raises(UserError, match="config.seed: there 1, now 0"):
     RunDirectory(folder, CONFIG)
@@ -152,10 +152,12 @@ def test_other_data_is_refused_and_every_session_is_named(tmp_path, monkeypatch)
     run = RunDirectory(tmp_path, CONFIG)
     run.start(2, "some")
     run.close()
-  written = json.loads((tmp_path / "environment.json").read_text())
+  written = sealed_json.read(tmp_path / "environment.json")
   assert [s["revision"] for s in written["sessions"]] == [now["revision"], "f" * 40]
-  RunDirectory(tmp_path, CONFIG).start(0, "other")
-  assert len(json.loads((tmp_path / "environment.json").read_text())["sessions"]) == 1
+  run = RunDirectory(tmp_path, CONFIG)
+  run.start(0, "other")
+  run.close()
+  assert len(sealed_json.read(tmp_path / "environment.json")["sessions"]) == 1
 
 
 def test_rates_are_medians_and_finishing_is_final(tmp_path):
@@ -203,7 +205,7 @@ def test_cores_are_those_the_process_may_use_and_another_number_is_another_sessi
     run = RunDirectory(tmp_path, CONFIG)
     run.start(2, "data")
     run.close()
-  written = json.loads((tmp_path / "environment.json").read_text())
+  written = sealed_json.read(tmp_path / "environment.json")
   assert [s["device"] for s in written["sessions"]] == ["1 CPU core", "3 CPU cores"]
   assert written["device"] == "3 CPU cores"
 

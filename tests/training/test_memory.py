@@ -13,6 +13,7 @@ from lra.training.memory import Need, check
   "need, answer",
   [
     (Need(1, 2, 10**10), "raise config.train.accumulate, now 2, or lower config.train.batch_size"),
+    (Need(1, 2, 3, 10**10), "lower config.train.eval_batch_size"),
     (Need(1, 10**10, 2), "lower config.data.device_gigabytes"),
     (Need(10**10, 1, 2), "lower config.model.num_layers, emb_dim or mlp_dim"),
   ],
@@ -29,8 +30,8 @@ def test_more_than_there_is_names_the_key(need, answer):
 def test_run_says_what_it_takes_and_ends_before_its_first_step(space, tmp_path, monkeypatch):
   result, output = tiny.run(space, tmp_path / "run", tiny.After(0))
   assert result is None and output.count("memory: ") == 1
-  megabytes = float(output.split("step ")[1].split(" MB")[0])
-  assert 0.01 < megabytes < 50
+  for word in ("step ", "evaluation "):
+    assert 0.01 < float(output.split(word)[1].split(" MB")[0]) < 50
   monkeypatch.setattr(devices, "memory_limit", lambda: 10_000)
   with pytest.raises(UserError, match="this run takes .* MB on each device .*config"):
     tiny.run(space, tmp_path / "other", tiny.After(0))

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lra.reporting import table_text
+from lra.system import files
 
 STYLE = {
   "font.size": 9,
@@ -57,11 +58,11 @@ def encode(figure: Figure, format: str) -> bytes:
 def write(figure: Figure, path: Path) -> list[Path]:
   """Writes <path>.png and <path>.svg."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  files = []
+  made = []
   for format in FORMATS:
-    files.append(path.with_name(f"{path.name}.{format}"))
-    files[-1].write_bytes(encode(figure, format))
-  return files
+    made.append(path.with_name(f"{path.name}.{format}"))
+    files.write(made[-1], encode(figure, format))
+  return made
 
 
 def looks(keys: Iterable[Key]) -> dict[Key, Look]:
