@@ -453,3 +453,12 @@ def test_a_line_of_metrics_that_is_damaged_is_named(tmp_path):
   with pytest.raises(UserError, match=r"line 2 of .*metrics\.jsonl is damaged"):
     RunDirectory(run, config).metrics()
   shutil.rmtree(run)
+
+
+def test_a_long_value_in_a_run_is_not_quoted_whole(tmp_path):
+  run, _ = finished(tmp_path)
+  result = json.loads((run / "result.json").read_text())
+  (run / "result.json").write_text(json.dumps(result | {"attention": "9" * 5000}))
+  with pytest.raises(UserError, match="attention is 'cosformer' in config.json, '9999") as error:
+    run_record.make(run)
+  assert len(str(error.value)) < 1500

@@ -22,6 +22,7 @@ from lra.sweeps import plan
 from lra.system.errors import UserError
 from lra.training import setup
 
+pytestmark = pytest.mark.slow
 COPIED = ("train.py", "configs", "lra", "models", "scripts")
 TINY = [f"--config.{key}={value}" for key, value in tiny.SMALL.items()]
 TEXT = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. " * 400

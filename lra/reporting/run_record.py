@@ -34,7 +34,9 @@ def make(folder: Path) -> dict[str, Any]:
   try:
     return _make(folder)
   except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-    raise UserError(f"{folder}: its files are damaged ({error!r}); run it again") from error
+    raise UserError(
+      f"{folder}: its files are damaged ({repr(error)[:200]}); run it again"
+    ) from error
 
 
 def _make(folder: Path) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def _make(folder: Path) -> dict[str, Any]:
   if len(list(folder.glob("metrics.attempt*.jsonl"))) != result.get("restarts", 0):
     wrong.append("the restarts in result.json are not those of the metrics files")
   if wrong:
-    raise UserError(f"{folder}: its files disagree: {'; '.join(wrong)}; run it again")
+    raise UserError(f"{folder}: its files disagree: {'; '.join(wrong)[:1000]}; run it again")
   if private := _private(made):
     raise UserError(f"{folder}: {private} names this machine; a record must not")
   made["sha256"] = digest(made)

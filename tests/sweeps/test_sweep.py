@@ -357,6 +357,7 @@ def start(space, home):
   )
 
 
+@pytest.mark.faults
 def test_local_sweep_is_stopped_by_ctrl_c_and_finishes_when_run_again(
   space, one_device, tmp_path, monkeypatch, capsys
 ):
