@@ -6,7 +6,9 @@
 A record of a run that began with --init_from needs that run in its place, runs/NAME.
 On the same kind of machine (devices, packages) and at the record's revision every figure of the curve
 is the same in all digits that the record has; elsewhere losses agree within 5 % and accuracies within
-5 points. Exit code 0: it agrees, 1: it does not.
+5 points. That is four times what was measured with listops_*.py:quick, seed 0: one CPU core against two
+over 3,000 steps, cosFormer 1.3 % of a loss and 1.4 points, linear 0.2 and 0.6, softmax 0.5 and 0.9; an
+H100 against a CPU over 300 steps, 0.8 % of a loss. Exit code 0: it agrees, 1: it does not.
 """
 
 import argparse

@@ -78,7 +78,7 @@ def test_finished_run_is_shown_and_not_run_again(space, whole):
   assert before == {path: path.stat().st_mtime_ns for path in whole[0].rglob("*")}
 
 
-@pytest.mark.parametrize("year", [-1, 0])
+@pytest.mark.parametrize("year", [-1, pytest.param(0, marks=pytest.mark.slow)])
 def test_clock_that_goes_backwards_or_stands_changes_nothing(
   space, whole, tmp_path, monkeypatch, year
 ):
@@ -211,10 +211,10 @@ def test_time_limit_is_a_reason_to_stop():
   assert process.StopRequest(None).reason is None
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_killed_process_continues_bit_for_bit(space, whole, tmp_path, times):
+@pytest.mark.slow
+def test_killed_process_continues_bit_for_bit(space, whole, tmp_path):
   """SIGKILL right after the first evaluation, then at any moment, then a process to the end."""
-  rng, killed = random.Random(times), 0
+  rng, killed, times = random.Random(10), 0, 10
   for n in range(100):
     process = tiny.start(space, "--workdir", str(tmp_path))
     if n < times:
@@ -250,6 +250,7 @@ def test_command_that_failed_before_its_first_step_leaves_no_run(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_run_without_progress_starts_again_from_another_seed(space, tmp_path, monkeypatch):
   """A plateau is certain here: no accuracy of so few examples is far enough from the baseline."""
   options = {"train__plateau_steps": 16, "train__restarts": 1}

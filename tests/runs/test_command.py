@@ -241,6 +241,7 @@ def fails(process):
   return lines[0]
 
 
+@pytest.mark.slow
 def test_processes_end_with_one_line(space, tmp_path):
   """All at once: each spends its time importing."""
   (tmp_path / "file").write_text("")

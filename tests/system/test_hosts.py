@@ -16,6 +16,7 @@ from lra.system.errors import UserError
 STEPS = {"train.steps": 36, "train.eval_every": 18, "train.checkpoint_seconds": 0}
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_and_hand_over(space, one_device, tmp_path, monkeypatch):
   """Stopped by a signal to one of the two, continued by one process, then again by two."""
   first, second = pair.start(space, monkeypatch, tmp_path / "two", **STEPS)

@@ -220,7 +220,7 @@ def test_mistakes(changes, answer):
   assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("objective", ["masked", "next"])
+@pytest.mark.parametrize("objective", ["masked", pytest.param("next", marks=pytest.mark.slow)])
 def test_run_over_tokens_stops_and_continues_bit_for_bit(space, one_device, tmp_path, objective):
   options = {"train__objective": objective, "model__dropout": 0.0}
   whole, output = tiny.run(space, tmp_path / "whole", **options)
