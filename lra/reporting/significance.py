@@ -23,24 +23,30 @@ class Difference:
 
 
 def differences(rows: Sequence[Any]) -> list[Difference]:
-  """All pairs of rows on all tasks where each has two seeds or more, with Holm's correction.
+  """Mechanisms with each other, and each with its ablations, on all tasks: p after Holm's correction.
 
-  Runs pair where both rows have the same seeds and none was started again from another one.
-  Mechanisms as they are, and pairs with an ablation among them, are two families of tests.
+  The first row of a mechanism with two seeds or more on a task stands for it there. Runs pair where
+  both rows have the same seeds and none was started again from another one. Mechanisms as they are, and
+  pairs with an ablation among them, are two families of tests.
   """
   found = []
-  for (i, a), (j, b) in itertools.combinations(enumerate(rows), 2):
-    for task in (*dict.fromkeys([*a.cells, *b.cells]), "average"):
-      x, y = (r.average if task == "average" else r.cells.get(task) for r in (a, b))
-      if x and y and min(len(x.by_seed), len(y.by_seed)) > 1:
-        tasks = a.cells if task == "average" else (task,)
-        pairs = x.by_seed.keys() == y.by_seed.keys()
-        pairs &= not any(t in row.restarted for t in tasks for row in (a, b))
-        one, two = ([score.by_seed[s] for s in sorted(score.by_seed)] for score in (x, y))
-        gaps = [v - u for u, v in zip(one, two)]
-        seeds = (len(one),) if pairs else (len(one), len(two))
-        p = paired(gaps) if pairs else unpaired(one, two)
-        found.append(Difference(i, j, task, seeds, y.mean - x.mean, p))
+  for task in (*dict.fromkeys(task for row in rows for task in row.cells), "average"):
+    scores = [row.average if task == "average" else row.cells.get(task) for row in rows]
+    tested = [i for i, score in enumerate(scores) if score and len(score.by_seed) > 1]
+    first = {rows[i].attention: i for i in reversed(tested)}
+    for i, j in itertools.combinations(tested, 2):
+      a, b, x, y = rows[i], rows[j], scores[i], scores[j]
+      if first[a.attention] != i or (first[b.attention] != j and a.attention != b.attention):
+        continue
+      tasks = a.cells if task == "average" else (task,)
+      pairs = x.by_seed.keys() == y.by_seed.keys()
+      pairs &= not any(t in row.restarted for t in tasks for row in (a, b))
+      one, two = ([score.by_seed[s] for s in sorted(score.by_seed)] for score in (x, y))
+      gaps = [v - u for u, v in zip(one, two)]
+      seeds = (len(one),) if pairs else (len(one), len(two))
+      p = paired(gaps) if pairs else unpaired(one, two)
+      found.append(Difference(i, j, task, seeds, y.mean - x.mean, p))
+  found.sort(key=lambda d: (d.first, d.second))
   plain = lambda d: not (rows[d.first].overrides or rows[d.second].overrides)
   corrected = {}
   for family in (True, False):

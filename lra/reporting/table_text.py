@@ -54,17 +54,16 @@ def grid(table: Table) -> tuple[list[str], list[list[str]]]:
   best = {task: value for task, (_, value) in table.baselines.items()}
   average = sum(best[t] for t in TASKS) / len(TASKS) if set(TASKS) <= set(best) else None
   rows.append(["best trivial baseline", *_plain(best | {"average": average}, table.tasks), ""])
-  sizes = [{task: f"{n:,}" for task, n in row.parameters.items()} for row in table.rows]
-  merged = {task: n for size in sizes for task, n in size.items()}
-  if all(size[task] == merged[task] for size in sizes for task in size):
-    rows.append(["parameters", *(merged.get(task, "–") for task in table.tasks), "", ""])
-  else:
-    for row, size in zip(table.rows, sizes):
-      counts = [size.get(task, "–") for task in table.tasks]
-      rows.append([f"parameters, {title(row)}", *counts, "", ""])
+  rows.append(["parameters", *(_parameters(table.rows, task) for task in table.tasks), "", ""])
   for model, figures in PUBLISHED.items():
     rows.append([f"published: {model}", *_plain(figures, table.tasks), ""])
   return header, rows
+
+
+def _parameters(rows: Sequence[Row], task: str) -> str:
+  """How many parameters the models of a task have, from the fewest to the most."""
+  counts = sorted({row.parameters[task] for row in rows if task in row.parameters})
+  return " to ".join(f"{n:,}" for n in dict.fromkeys([*counts[:1], *counts[-1:]])) or "–"
 
 
 def _plain(figures: dict[str, float | None], tasks: Sequence[str]) -> list[str]:
@@ -149,7 +148,8 @@ def _revisions(table: Table) -> str:
     for task in table.tasks:
       there = [row for row in table.rows if task in row.cells]
       rows = [row for row in there if revision in row.sources[task]]
-      named = f" {' '.join(map(title, rows))}" if len(rows) < len(there) else ""
+      names = dict.fromkeys(name(row.attention) for row in rows)
+      named = f" {' '.join(names)}" if len(rows) < len(there) else ""
       cells += [name(task) + named] if rows else []
     parts.append(f"{revision} ({', '.join(cells)})")
   return ", ".join(parts)
