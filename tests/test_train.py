@@ -53,6 +53,17 @@ def test_run_leaves_a_complete_record(whole):
     assert name in output
 
 
+def test_a_log_line_is_of_the_steps_since_the_last_one(space, whole, tmp_path):
+  tiny.run(space, tmp_path, train__log_every=8)
+  fine, coarse = (
+    [line for line in tiny.metrics(folder) if "train/loss" in line]
+    for folder in (whole[0], tmp_path)
+  )
+  for first, second, both in zip(fine[::2], fine[1::2], coarse, strict=True):
+    for key in ("train/loss", "train/accuracy"):
+      assert both[key] == pytest.approx((first[key] + second[key]) / 2, rel=1e-5)
+
+
 def test_metrics_have_a_line_for_each_log_and_evaluation(whole):
   lines = tiny.metrics(whole[0], timeless=False)
   logs = [line for line in lines if "train/loss" in line]

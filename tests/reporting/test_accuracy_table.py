@@ -6,6 +6,7 @@ import json
 import math
 import sys
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -100,6 +101,19 @@ def test_no_p_without_variance_and_no_difference_of_single_runs():
   ]
   text = table_formats.markdown([only(shifted)])
   assert "| +25.00 (no p, 2) |" in text and "nothing to test, no difference varies." in text
+
+
+def test_p_values_are_those_of_the_textbook():
+  """Student's test of the differences; Welch's with Satterthwaite's degrees of freedom."""
+  p = lambda t, freedom: 2 * stats.t.sf(abs(t), freedom)
+  gaps = np.array([1.0, 2.0, 4.0])
+  t = gaps.mean() / (gaps.std(ddof=1) / np.sqrt(3))
+  assert significance.paired(gaps) == pytest.approx(p(t, 2))
+  x, y = np.array([1.0, 2.0, 4.0]), np.array([5.0, 5.1, 5.3, 9.0])
+  a, b = x.var(ddof=1) / 3, y.var(ddof=1) / 4
+  freedom = (a + b) ** 2 / (a**2 / 2 + b**2 / 3)
+  t = (x.mean() - y.mean()) / np.sqrt(a + b)
+  assert significance.unpaired(x, y) == pytest.approx(p(t, freedom))
 
 
 @pytest.mark.parametrize("seeds, restarts", [((3, 4, 5), 0), ((0, 1, 5), 0), ((0, 1, 2), 1)])
