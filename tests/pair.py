@@ -27,9 +27,7 @@ def ends(process, code=0):
   """Output and errors of a process that ends with `code`; what the collectives say is left out."""
   out, errors = process.communicate(timeout=300)
   assert process.returncode == code, errors
-  return out, [
-    line for line in errors.splitlines() if not line.startswith(("[Gloo]", "W", "I", "E"))
-  ]
+  return out, tiny.said(errors)
 
 
 def until(process, word):

@@ -300,7 +300,7 @@ def test_killed_member_of_two_ends_both(space, one_device, tmp_path, monkeypatch
   _, errors = started[1 - killed].communicate(timeout=PATIENCE)
   started[killed].communicate()
   assert started[1 - killed].returncode not in (0, None)
-  said = [line for line in errors.splitlines() if not line.startswith("[Gloo]")]
+  said = tiny.said(errors)
   assert said == [aborts.LOST]
   again, _ = tiny.run(
     space, tmp_path / "two", tiny.After(1), train__steps=30_000, train__eval_every=10_000

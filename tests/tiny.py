@@ -125,6 +125,11 @@ def flags(devices):
   return re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
 
 
+def said(errors):
+  """The lines of a process's standard error that are not of XLA's log."""
+  return [x for x in errors.splitlines() if not re.match(r"\[Gloo\]|WARNING|[IWE]\d{4} ", x)]
+
+
 def start(space, *arguments, devices=1, recipe=RECIPE, small=True, through=(), **options):
   """A process of train.py, its output in pipes; later arguments win.
 

@@ -91,7 +91,17 @@ class _Bounded:
 
 
 class _Member(tarfile.TarInfo):
-  """A member whose extended headers are read only where they have a size that such headers have."""
+  """A member whose extended headers are read only where they have a size that such headers have.
+
+  A header that is damaged is an error: of all but the first, tarfile takes it for the end.
+  """
+
+  @classmethod
+  def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+    try:
+      return super().fromtarfile(tar)
+    except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+      raise ValueError(str(error)) from error
 
   def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
     if not (self.isfile() or self.isdir()) and self.size > HEADER:

@@ -159,3 +159,13 @@ def test_a_damaged_header_is_one_line_wherever_it_stands(tmp_path, before):
   whole += bytes(-len(whole) % 512) + header + content.ljust(512, b"\0") + bytes(1024)
   with pytest.raises(UserError, match="a.tar is truncated or corrupt .a header is damaged"):
     read(whole, tmp_path)
+
+
+def test_a_later_header_that_is_damaged_is_not_the_end(tmp_path):
+  whole = bytearray(tar(entry(), a=b"one"))
+  last = whole.rindex(b"ustar") - 257  # the header of the second member
+  with pytest.raises(UserError, match="a.tar is truncated or corrupt .*truncated header"):
+    read(bytes(whole[: last + 99]), tmp_path)
+  whole[last + 5] ^= 1
+  with pytest.raises(UserError, match="a.tar is truncated or corrupt .*bad checksum"):
+    read(bytes(whole), tmp_path)

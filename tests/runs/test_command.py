@@ -236,7 +236,7 @@ def fails(process):
   """The one line of a process that fails."""
   _, errors = process.communicate(timeout=120)
   assert process.returncode == 1
-  lines = [line for line in errors.splitlines() if not line.startswith(("WARNING", "I0", "W0"))]
+  lines = tiny.said(errors)
   assert len(lines) == 1 and lines[0].startswith("error: "), errors
   return lines[0]
 
