@@ -75,7 +75,7 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
       config.keys()  # raises whatever kept the file from loading
   except Exception as error:  # a config file is code
     raise UserError(
-      f"{textwrap.shorten(_cause(error), 500)} (--help lists the flags, configs/lra/base.py the keys)"
+      f"{textwrap.shorten(_cause(error, argv), 500)} (--help lists the flags, configs/lra/base.py the keys)"
     ) from error
   if config is None:
     raise UserError("no --config; try --config configs/lra/listops_cosformer.py:quick")
@@ -131,15 +131,16 @@ def recipe(values: flags.FlagValues) -> tuple[str, str]:
   return Path(name).stem, preset
 
 
-def _cause(error: Exception) -> str:
-  """The cause of an error of absl or ml_collections, in one line."""
+def _cause(error: Exception, argv: Sequence[str]) -> str:
+  """The cause of an error of absl or ml_collections in parsing argv, in one line."""
   text = str(error)
   if near := re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text):
     return f"no config key {near[2]!r}; did you mean {near[1]!r}?"
   if "Traceback" in text:  # of a config file that raised
     return f"{text.partition(': ')[0]}: {text.splitlines()[-1].partition(': ')[2]}"
   if isinstance(error, (KeyError, AttributeError)) and (key := re.fullmatch(r"\W*(\w+)\W*", text)):
-    return f"no config key {key[1]!r}"
+    typed = re.search(rf"--config\.([\w.]*\b{key[1]})\b", " ".join(argv))
+    return f"no config key {(typed or key)[1]!r}"
   if isinstance(error, OSError):
     text = text.splitlines()[-1]
     text += f" in {Path.cwd()}" if "No such file" in text else ""

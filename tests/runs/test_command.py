@@ -46,6 +46,7 @@ KEYS = "--help lists the flags, configs/lra/base.py the keys"
     ),
     (["--config.train.stepz=3"], "no config key 'stepz'; did you mean 'steps'?"),
     (["--config.modle.dropout=0.5"], "no config key 'modle'; did you mean 'model'?"),
+    (["--config.train.steps=3", "--config.data.train=3"], "no config key 'data.train'"),
     (["--config.xyz=3"], f"no config key 'xyz' ({KEYS})"),
     (["--config.train.steps=many"], "--config.train.steps=many: invalid literal for int()"),
     (["--config.train.steps=1.5"], "--config.train.steps=1.5: invalid literal for int()"),
