@@ -74,9 +74,8 @@ def parse(values: flags.FlagValues, argv: list[str]) -> None:
     if config is not None:
       config.keys()  # raises whatever kept the file from loading
   except Exception as error:  # a config file is code
-    raise UserError(
-      f"{textwrap.shorten(_cause(error, argv), 500)} (--help lists the flags, configs/lra/base.py the keys)"
-    ) from error
+    cause = textwrap.shorten(_cause(error, argv), 500)
+    raise UserError(f"{cause} (--help lists the flags, configs/lra/base.py the keys)") from error
   if config is None:
     raise UserError("no --config; try --config configs/lra/listops_cosformer.py:quick")
   if len(rest) > 1:
@@ -139,7 +138,7 @@ def _cause(error: Exception, argv: Sequence[str]) -> str:
   if "Traceback" in text:  # of a config file that raised
     return f"{text.partition(': ')[0]}: {text.splitlines()[-1].partition(': ')[2]}"
   if isinstance(error, (KeyError, AttributeError)) and (key := re.fullmatch(r"\W*(\w+)\W*", text)):
-    typed = re.search(rf"--config\.([\w.]*\b{key[1]})\b", " ".join(argv))
+    typed = re.search(rf"--config\.([\w.]*\b{key[1]})(?![\w.])", " ".join(argv))
     return f"no config key {(typed or key)[1]!r}"
   if isinstance(error, OSError):
     text = text.splitlines()[-1]
