@@ -113,6 +113,7 @@ def _resume(url: str, part: Path, say: Callable[[str], None]) -> None:
       if _append(url, part, have, say):
         return
     except urllib.error.HTTPError as error:
+      error.close()
       length = error.headers.get("Content-Range", "").rpartition("/")[2]
       if error.code != 416 or not have:
         raise
