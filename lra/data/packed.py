@@ -13,7 +13,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Self
 
 BLOCK = 1 << 20
 SLACK, RATIO = 1 << 28, 200  # an archive unpacks to SLACK + RATIO times its bytes, at most
@@ -97,10 +97,12 @@ class _Member(tarfile.TarInfo):
   """
 
   @classmethod
-  def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+  def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
     try:
       return super().fromtarfile(tar)
-    except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+    except tarfile.HeaderError as error:
+      if isinstance(error, (tarfile.EmptyHeaderError, tarfile.EOFHeaderError)):  # type: ignore[attr-defined]
+        raise  # the end
       raise ValueError(str(error)) from error
 
   def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
