@@ -10,8 +10,9 @@ from configs.lra.base import published, recipes, shell, small
 
 def _default(config: ConfigDict) -> None:
   """1.9 million images, too few: softmax leaves 50 % after 0.7 million, cosFormer after 0.9, both are
-  rising at the end, at 65 % on validation; linear leaves it at the end. At a peak of 2e-3, or with `row_column` positions and
-  embeddings of std 0.02 at 3e-4 to 2e-3, cosFormer does not. Black pixels are padding, as in Skyformer.
+  rising at the end, at 65 % on validation; linear leaves it at the end. At a peak of 2e-3, or with
+  `row_column` positions and embeddings of std 0.02 at 3e-4 to 2e-3, cosFormer does not. Black pixels are
+  padding, as in Skyformer.
   """
   shell(config)
   config.model.update(positions="sinusoidal", embedding_std=1.0, zero_is_padding=True, dropout=0.0)
