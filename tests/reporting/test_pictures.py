@@ -130,6 +130,18 @@ def test_legend_is_as_wide_as_the_figure_at_most():
   assert len(legend.get_texts()) == 7 and 0 < box.x0 < box.x1 < figure.bbox.width
 
 
+def test_many_rows_leave_the_axes_their_room():
+  records = []
+  for i in range(24):
+    more = {"model.attention_options.reweight": f"{i}", "optim.warmup_steps": 300}
+    records += drawn.full(("cosformer",), tasks=("text",), seeds=(0,), overrides=more)
+  few = curves.training(records[:1], "one row")
+  for figure in (few, many := curves.training(records, "24 rows")):
+    figure.draw_without_rendering()
+  heights = [figure.axes[0].get_window_extent().height for figure in (few, many)]
+  assert len(many.axes[0].lines) == 25 and heights[1] > 0.8 * heights[0]
+
+
 def test_legend_names_every_bubble_and_its_values():
   figure = bubbles.speed(drawn.full(tasks=("text",), seeds=(0,)), "one task")
   figure.draw_without_rendering()

@@ -46,8 +46,9 @@ def _band(ax: Axes, band: Band, look: Look) -> None:
   color, marker, line = look
   every = max(len(band.step) // 8, 1)
   ax.plot(
-    *(band.step, band.mean, line),
-    **{"color": color, "marker": marker, "markevery": every, "markersize": 4, "linewidth": 1.4},
+    *(band.step, band.mean),
+    **{"color": color, "linestyle": line, "linewidth": 1.4},
+    **{"marker": marker, "markevery": every, "markersize": 4},
   )
   if band.std is not None:
     ax.fill_between(

@@ -87,7 +87,7 @@ def legend(
   values: Mapping[Key, str] | None = None,
   more: Sequence[tuple[Line2D, str]] = (),
 ) -> None:
-  """One legend below all axes, and a heading above them.
+  """One legend below all axes, where the figure grows if it needs over an inch, and a heading above.
 
   lines: as they are drawn, or markers alone. values: texts below the names.
   """
@@ -99,6 +99,8 @@ def legend(
   figure.suptitle(heading, fontsize=9.5)
   for columns in range(min(len(shown), 4), 0, -1):
     made = figure.legend(*zip(*shown), loc="outside lower center", ncols=columns)
-    if columns == 1 or made.get_window_extent().width < 0.98 * figure.bbox.width:
+    box = made.get_window_extent()
+    if columns == 1 or box.width < 0.98 * figure.bbox.width:
+      figure.set_figheight(figure.get_figheight() + max(box.height / figure.dpi - 1, 0))
       return
     made.remove()
