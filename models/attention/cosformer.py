@@ -76,7 +76,7 @@ def attend(
   reweight: str = "cos",
   frequencies: str = "geometric",
   rope: bool = False,
-  chunk: int = 128,
+  chunk: int | None = None,
   lra_padding: bool = False,
 ) -> Float[Array, "b n h e"]:
   """cosFormer attention under the contract of `models.attention`.
@@ -89,7 +89,8 @@ def attend(
   rope: rotary positions for the features of the numerator alone (RoFormer, arXiv 2104.09864, equation
     19), before any re-weighting: s_ij = (R_i relu(q_i)).(R_j relu(k_j)) w(i, j) over the same
     normaliser as without. Rows no longer sum to 1; one whose normaliser vanishes is zero.
-  chunk: tokens per step of the causal form and of decay; changes time and memory, never the result.
+  chunk: tokens per step of the causal form, 128 if None, and of decay, `decay.chunk_size()`; changes
+    time and memory, never the result.
   lra_padding: ignore `mask`, as the published harness does for linear mechanisms; M is then m.
   Raises KeyError for an unknown feature map, ValueError for an unknown re-weighting, for cos2d without
   a square, or for a fixed M < max(n, m) without a mask.

@@ -4,6 +4,8 @@ r_h is a rate per head. Inside a chunk of tokens the pairs are computed; the chu
 a state that fades from one chunk to the next (RetNet, arXiv 2307.08621, section 2.3), and so have, read
 from the other end, the chunks after it (LION, arXiv 2502.16249, section 3). Every exponent is that of a
 distance, so nothing can overflow, whatever the length and however many tokens are left out between two.
+Queries and values are transposed in a chunk, and `_product` keeps all products row by column: a CPU
+takes several times as long for a small one with a transposed factor.
 """
 
 import jax
@@ -19,6 +21,11 @@ def weight(
 ) -> Float[Array, "#b h n m"]:
   """The dense matrix exp(-r_h |i - j|)."""
   return jnp.exp(-rate[:, None, None] * jnp.abs(i[:, None, :, None] - j[:, None, None, :]))
+
+
+def chunk_size() -> int:
+  """Tokens in a chunk unless one says so: on a CPU those whose pairs stay in the cache."""
+  return 32 if jax.default_backend() == "cpu" else 128
 
 
 def sums(
@@ -39,48 +46,63 @@ def sums(
   chunks = -(-at.shape[1] // chunk)
   at = lax.cummax(at, axis=1)
   at = jnp.pad(at, ((0, 0), (0, chunks * chunk - at.shape[1])), mode="edge")
-  q, k, x = (_split(y, chunks, chunk) for y in (phi.q, phi.k, x))
-  at = jnp.moveaxis(at.reshape(len(at), chunks, chunk), 1, 0)  # [chunks #b chunk]
-  none = jnp.zeros((*x.shape[1:3], k.shape[-1], x.shape[-1]), dtype)
+  at = at.reshape(len(at), chunks, chunk)
+  q, k, x = (_split(y, chunks, chunk) for y in (phi.q, phi.k, x.astype(dtype)))
+  q, x = (jnp.swapaxes(y, 3, 4) for y in (q, x))
 
-  def fade(distance: Int[Array, "#b *c"]) -> Float[Array, "#b h *c 1"]:
-    r = rate.reshape(-1, *[1] * (distance.ndim - 1))
-    return jnp.exp(-r * distance[:, None])[..., None]
-
-  def seen(q: Array, total: Array) -> Float[Array, "b h c f"]:
-    return jnp.einsum("bhnd,bhdf->bhnf", q.astype(dtype), total)
-
-  def outer(k: Array, x: Array) -> Float[Array, "b h d f"]:
-    return jnp.einsum("bhmd,bhmf->bhdf", k, x.astype(dtype), preferred_element_type=dtype)
+  def fade(distance: Int[Array, "#b C *c"]) -> Float[Array, "#b h C *c"]:
+    return jnp.exp(-rate.reshape(-1, *[1] * (distance.ndim - 1)) * distance[:, None])
 
   @jax.checkpoint
-  def forward(state: tuple[Array, Array], block: tuple[Array, ...]) -> tuple[tuple, Array]:
-    (total, last), (q, k, x, p) = state, block  # `total` as it is seen from position `last`
-    pairs = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=dtype) * weight(p, p, rate)
-    pairs = jnp.tril(pairs) if causal else pairs
-    out = jnp.einsum("bhnm,bhmf->bhnf", pairs, x.astype(dtype))
-    if chunks == 1:
-      return state, out
-    out += fade(p - last[:, None]) * seen(q, total)
-    end = p[:, -1]
-    total = fade(end - last)[..., None] * total + outer(fade(end[:, None] - p) * k, x)
-    return (total, end), out
+  def inside(q: Array, k: Array, x: Array, fade: Array) -> Float[Array, "b h C f c"]:
+    return _product(x, _product(k, q) * fade)
 
-  @jax.checkpoint
-  def backward(state: tuple[Array, Array], block: tuple[Array, ...]) -> tuple[tuple, Array]:
-    (total, first), (q, k, x, p) = state, block
-    out = fade(first[:, None] - p) * seen(q, total)
-    start = p[:, 0]
-    total = fade(first - start)[..., None] * total + outer(fade(p - start[:, None]) * k, x)
-    return (total, start), out
-
-  _, out = lax.scan(forward, (none, at[0, :, 0]), (q, k, x, at))
-  if not causal and chunks > 1:
-    out += lax.scan(backward, (none, at[-1, :, -1]), (q, k, x, at), reverse=True)[1]
-  out = jnp.moveaxis(out, 0, 2)
-  return out.reshape(*out.shape[:2], chunks * chunk, -1)[:, :, :n]
+  pairs = fade(jnp.abs(at[..., :, None] - at[..., None, :]))
+  out = inside(q, k, x, jnp.triu(pairs) if causal else pairs)  # key by query
+  if chunks > 1:
+    first, last = at[..., 0], at[..., -1]
+    before = jnp.concatenate([first[:, :1], last[:, :-1]], 1)  # where the past was seen last
+    after = jnp.concatenate([first[:, 1:], last[:, -1:]], 1)
+    states = _states(_product(x, fade(last[..., None] - at)[..., None] * k), fade(last - before))
+    out += _product(states, fade(at - before[..., None])[..., None, :] * q)
+    if not causal:
+      states = _product(x, fade(at - first[..., None])[..., None] * k)
+      states = _states(states, fade(after - first), reverse=True)
+      out += _product(states, fade(after[..., None] - at)[..., None, :] * q)
+  return jnp.swapaxes(out, 3, 4).reshape(*out.shape[:2], chunks * chunk, -1)[:, :, :n]
 
 
-def _split(y: Float[Array, "b h n d"], chunks: int, chunk: int) -> Float[Array, "chunks b h c d"]:
+def _states(
+  new: Float[Array, "b h C f d"], keep: Float[Array, "#b h C"], reverse: bool = False
+) -> Float[Array, "b h C f d"]:
+  """What each chunk finds of those before it, of which `keep` stays from one to the next."""
+
+  def body(total: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
+    return chunk[1][..., None, None] * total + chunk[0], total
+
+  each = tuple(jnp.moveaxis(y, 2, 0) for y in (new, keep))
+  return jnp.moveaxis(lax.scan(body, jnp.zeros_like(each[0][0]), each, reverse=reverse)[1], 0, 2)
+
+
+@jax.custom_vjp
+def _product(a: Float[Array, "*z m k"], b: Float[Array, "*z k n"]) -> Float[Array, "*z m n"]:
+  """a b in the dtype of sums; for the gradient its factors are transposed apart from the product."""
+  return jnp.matmul(a, b, preferred_element_type=kernel.sum_dtype(a))
+
+
+def _forward(a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
+  return _product(a, b), (a, b)
+
+
+def _backward(factors: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+  a, b = factors
+  a_t, b_t = (lax.optimization_barrier(jnp.swapaxes(y, -1, -2)) for y in (a, b))
+  return jnp.matmul(g, b_t).astype(a.dtype), jnp.matmul(a_t, g).astype(b.dtype)
+
+
+_product.defvjp(_forward, _backward)
+
+
+def _split(y: Float[Array, "b h n d"], chunks: int, chunk: int) -> Float[Array, "b h C c d"]:
   y = jnp.pad(y, ((0, 0), (0, 0), (0, chunks * chunk - y.shape[2]), (0, 0)))
-  return jnp.moveaxis(y.reshape(*y.shape[:2], chunks, chunk, y.shape[3]), 2, 0)
+  return y.reshape(*y.shape[:2], chunks, chunk, y.shape[3])

@@ -75,14 +75,16 @@ def sums(
   x: Float[Array, "b h m f"],
   *,
   causal: bool,
-  chunk: int,
+  chunk: int | None,
 ) -> Float[Array, "b h n f"]:
   """sum_j phi(q_i).phi(k_j) w(i, j) x_j over all j, or over j <= i when causal."""
-  if reweight == "none":
-    return kernel.sums(phi, x, causal=causal, chunk=chunk)
   if reweight == "decay":
     at = max(place.i, place.j, key=lambda at: at.shape[1])
+    chunk = chunk or decay.chunk_size()
     return decay.sums(phi, x, at, rate(place), causal=causal, chunk=chunk)
+  chunk = chunk or 128
+  if reweight == "none":
+    return kernel.sums(phi, x, causal=causal, chunk=chunk)
   x = spread(x, factors(reweight, place.j, place))
   x = kernel.sums(phi, x, causal=causal, chunk=chunk)
   return gather(x, factors(reweight, place.i, place))
