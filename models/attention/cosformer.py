@@ -89,7 +89,7 @@ def attend(
   rope: rotary positions for the features of the numerator alone (RoFormer, arXiv 2104.09864, equation
     19), before any re-weighting: s_ij = (R_i relu(q_i)).(R_j relu(k_j)) w(i, j) over the same
     normaliser as without. Rows no longer sum to 1; one whose normaliser vanishes is zero.
-  chunk: tokens per step of the causal form, 128 if None, and of decay, `decay.chunk_size()`; changes
+  chunk: tokens per step of the causal form, 128 if None, and of decay, `decay.chunk_size`; changes
     time and memory, never the result.
   lra_padding: ignore `mask`, as the published harness does for linear mechanisms; M is then m.
   Raises KeyError for an unknown feature map, ValueError for an unknown re-weighting, for cos2d without

@@ -23,9 +23,9 @@ def weight(
   return jnp.exp(-rate[:, None, None] * jnp.abs(i[:, None, :, None] - j[:, None, None, :]))
 
 
-def chunk_size() -> int:
-  """Tokens in a chunk unless one says so: on a CPU those whose pairs stay in the cache."""
-  return 32 if jax.default_backend() == "cpu" else 128
+def chunk_size(n: int) -> int:
+  """Tokens in a chunk of n unless one says so: on a CPU those whose pairs stay in the cache."""
+  return 32 if jax.default_backend() == "cpu" and n > 64 else 128
 
 
 def sums(

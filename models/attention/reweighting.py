@@ -80,7 +80,7 @@ def sums(
   """sum_j phi(q_i).phi(k_j) w(i, j) x_j over all j, or over j <= i when causal."""
   if reweight == "decay":
     at = max(place.i, place.j, key=lambda at: at.shape[1])
-    chunk = chunk or decay.chunk_size()
+    chunk = chunk or decay.chunk_size(at.shape[1])
     return decay.sums(phi, x, at, rate(place), causal=causal, chunk=chunk)
   chunk = chunk or 128
   if reweight == "none":
