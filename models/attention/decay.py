@@ -39,7 +39,8 @@ def sums(
 ) -> Float[Array, "b h n f"]:
   """What `weight` comes to, over all j or over j <= i; `at` are ascending positions, l = max(n, m).
 
-  Where they descend, as those of padding may, the largest before counts.
+  Where they descend, as those of padding may, the largest before counts. Pairs take n chunk numbers
+  a head and example; they are computed again for the gradient.
   """
   n, dtype = phi.q.shape[2], kernel.sum_dtype(x)
   chunk = min(chunk, at.shape[1])
