@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from models.attention import decay, kernel
+from models.attention.tables import stored
 
 SHORTEST = 4  # tokens to the first zero of the narrowest head of multiscale
 REWEIGHT = ("none", "cos", "multiscale", "cos2d", "decay")
@@ -94,7 +95,7 @@ def factors(reweight: str, at: Int[Array, "#b n"], place: Place) -> tuple[Angle,
   """f of the tokens at `at`, with w(i, j) = f(i).f(j), one array an entry; none for decay's."""
   if reweight in ("none", "decay"):
     return ()
-  return FACTORS[reweight](*ANGLES[reweight](at, place))
+  return stored(*FACTORS[reweight](*ANGLES[reweight](at, place)))
 
 
 def spread(x: Float[Array, "*s f"], factors: tuple[Array, ...]) -> Float[Array, "*s rf"]:

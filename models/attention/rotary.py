@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from models.attention.tables import stored
+
 BASE = 10_000.0  # wavelengths from 2 pi to 2 pi times this
 
 
@@ -15,7 +17,7 @@ def rotate(x: Float[Array, "b h n d"], at: Int[Array, "#b n"]) -> Float[Array, "
   angle = at.astype(dtype)[:, None, :, None] * BASE ** (
     -jnp.arange(half, dtype=dtype) / max(half, 1)
   )
-  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  cos, sin = stored(jnp.cos(angle), jnp.sin(angle))
   a, b = x[..., :half], x[..., half : 2 * half]
   turned = (a * cos - b * sin, a * sin + b * cos)
   return jnp.concatenate([*(y.astype(x.dtype) for y in turned), x[..., 2 * half :]], -1)
