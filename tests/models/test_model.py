@@ -1,6 +1,5 @@
 """The encoder, its heads and `build`."""
 
-import importlib
 from functools import partial
 
 import jax
@@ -13,48 +12,9 @@ import oracle
 from models import heads
 from models.attention import ATTENTION
 from models.encoder import POSITIONS, lookup, sinusoids
+from small_model import LENGTHS, LOCAL, batch, build, parameters
 
 every_mechanism = pytest.mark.parametrize("attention", sorted(ATTENTION))
-CONFIG = {
-  "attention": "cosformer",
-  "attention_options": {},
-  "num_layers": 1,
-  "num_heads": 2,
-  "emb_dim": 12,
-  "embedding_std": 1.0,
-  "qkv_dim": 8,
-  "mlp_dim": 10,
-  "dropout": 0.0,
-  "positions": "sinusoidal",
-  "cls": True,
-  "pooling": "first",
-  "interaction": "nli",
-  "zero_is_padding": False,
-}
-LENGTHS = np.array([[16], [1], [9]])
-
-
-def build(max_length=16, dtype="float32", side=None, **config):
-  sizes = {"vocab_size": 50, "num_classes": 3, "max_length": max_length, "side": side}
-  return heads.build(CONFIG | config, **sizes, dtype=jnp.dtype(dtype))
-
-
-def batch(n=16, lengths=LENGTHS, seed=0):
-  """Random ids 1..49, 0 past the lengths."""
-  ids = np.random.default_rng(seed).integers(1, 50, (*lengths.shape, 64))[..., :n]
-  return jnp.asarray(np.where(np.arange(n) < lengths[..., None], ids, 0)), jnp.asarray(lengths)
-
-
-def parameters(model, ids, lengths):
-  """Random parameters, none of them zero."""
-  shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), ids, lengths)
-  flat = traverse_util.flatten_dict(shapes)
-  rng = np.random.default_rng(1)
-  flat = {
-    name: jnp.asarray((name[-1] == "scale") + 0.3 * rng.normal(size=x.shape), x.dtype)
-    for name, x in flat.items()
-  }
-  return traverse_util.unflatten_dict(flat)
 
 
 @every_mechanism
@@ -80,15 +40,6 @@ def test_padding_does_not_change_logits(attention, cls, pooling, positions, stre
   oracle.assert_close(run(params, longer, lengths), logits, 1e-5)
   changed = run(params, ids.at[:, :, 0].set(3), lengths)
   assert np.all(np.abs(changed - logits).max(1) > 1e-4)
-
-
-LOCAL = [  # mechanism, its options, what else the layer does
-  ("cosformer", {"reweight": "multiscale", "frequencies": "learned"}, {"convolution": 5}),
-  ("cosformer", {"reweight": "decay", "rope": True}, {"convolution": 4, "output_norm": True}),
-  ("cosformer", {"reweight": "cos2d"}, {"output_norm": True}),
-  ("linear", {"rope": True}, {"convolution": 3}),
-  ("softmax", {}, {"convolution": 5, "output_norm": True}),
-]
 
 
 @pytest.mark.parametrize("attention, options, layer", LOCAL)
@@ -191,89 +142,6 @@ def test_two_streams_share_the_encoder_and_meet_in_the_features():
     oracle.assert_close(run(params, same[:, ::-1], jnp.repeat(lengths[:, :1], 2, 1)), twins, 1e-6)
 
 
-def compacted(ids, cut):
-  """ids [b s n] without zeros, padded to `cut`; lengths and positions."""
-  order = np.argsort(ids == 0, axis=-1, kind="stable")
-  lengths = (ids > 0).sum(-1)
-  real = np.arange(ids.shape[-1]) < lengths[..., None]
-  assert lengths.max() < cut
-  return np.take_along_axis(ids, order, -1)[..., :cut], lengths, (order * real)[..., :cut]
-
-
-@pytest.mark.parametrize(
-  "attention, options, positions, layer",
-  [(name, {}, "learned", {}) for name in sorted(ATTENTION)]
-  + [("cosformer", {"length": 40}, "learned", {}), ("softmax", {"block": 64}, "sinusoidal", {})]
-  + [("cosformer", {}, positions, {}) for positions in POSITIONS if positions != "learned"]
-  + [(attention, options, "learned", layer) for attention, options, layer in LOCAL],
-)
-def test_masked_pixels_need_not_be_computed(attention, options, positions, layer):
-  model = build(
-    max_length=36,
-    attention=attention,
-    attention_options=options,
-    num_layers=1 + (positions == "none"),
-    positions=positions,
-    cls=False,
-    pooling="masked_mean",
-    zero_is_padding=True,
-    side=6,
-    **layer,
-  )
-  assert model.ignores_zeros
-  params = parameters(model, jnp.ones((4, 1, 36), int), jnp.full((4, 1), 36))
-
-  @jax.jit
-  def logits_and_gradients(*inputs):
-    return jax.value_and_grad(
-      lambda params: (out := model.apply(params, *inputs, train=False), jnp.sin(out).sum())[::-1],
-      has_aux=True,
-    )(params)
-
-  for seed in range(2):
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(1, 50, (4, 1, 36)) * (rng.random((4, 1, 36)) < rng.random((4, 1, 1)) ** 2)
-    ids[1] = 0  # an image that is black
-    ids[2, 0, :5], ids[2, 0, -1] = 0, 1
-    whole = logits_and_gradients(ids, np.full((4, 1), 36))
-    oracle.assert_close(logits_and_gradients(*compacted(ids, 33)), whole, 2e-5)
-
-
-@pytest.mark.parametrize(
-  "config",
-  [
-    {"zero_is_padding": False},
-    {"cls": True},
-    {"pooling": "mean"},
-    {"pooling": "first"},
-    {"attention_options": {"lra_padding": True}},
-  ],
-)
-def test_zeros_stay_where_something_sees_them(config):
-  exact = {"cls": False, "pooling": "masked_mean", "zero_is_padding": True}
-  assert build(**exact).ignores_zeros and not build(**exact | config).ignores_zeros
-
-
-def test_tokens_are_not_left_out_beside_cls():
-  with pytest.raises(ValueError, match="without CLS"):
-    build().init(jax.random.key(0), *batch(), batch()[0], train=False)
-
-
-def test_a_zero_is_a_value_unless_it_is_padding():
-  """Black pixels: the mask comes from the length, or from the ids where the published code does."""
-  ids, lengths = batch(16, np.full((1, 1), 16))
-  ids = ids.at[0, 0, 5].set(0)
-  for zero_is_padding in (False, True):
-    model = build(zero_is_padding=zero_is_padding, pooling="masked_mean", attention="linear")
-    params = parameters(model, ids, lengths)
-    run = jax.jit(partial(model.apply, train=False))
-    before = run(params, ids, lengths)
-    embed = params["params"]["encoder"]["embed"]
-    embed["embedding"] = embed["embedding"].at[0].multiply(-2)
-    difference = np.abs(run(params, ids, lengths) - before).max()
-    assert difference < 1e-6 if zero_is_padding else difference > 1e-4
-
-
 @every_mechanism
 def test_dropout_acts_in_training_only(attention):
   model = build(dropout=0.5, attention=attention)
@@ -352,84 +220,6 @@ def test_options_left_at_none_are_the_mechanism_s():
   run = lambda model: jax.jit(partial(model.apply, train=False))(params, ids, lengths)
   np.testing.assert_array_equal(run(given), run(build()))
   assert np.any(run(build(attention_options={"reweight": "none"})) != run(build()))
-
-
-# task, vocabulary, classes, length, streams -> parameters by mechanism
-OFFICIAL = [
-  ("listops", 17, 10, 2000, 1, {"softmax": 8_948_746, "linear": 8_948_746}),
-  ("text", 257, 2, 1000, 1, {"softmax": 3_486_722, "linear": 3_486_722}),
-  ("retrieval", 257, 2, 4000, 2, {"softmax": 1_087_618, "linear": 1_087_618}),
-  ("image", 256, 10, 1024, 1, {"softmax": 248_458, "linear": 248_458}),
-  ("pathfinder", 256, 2, 1024, 1, {"softmax": 26_530, "linear": 116_098}),
-]
-
-
-def official(task, attention, vocab_size, num_classes, length, streams, **changes):
-  """Shapes of the parameters and a function that makes them."""
-  module = importlib.import_module(f"configs.lra.{task}_{attention}")
-  config = module.get_config("official").model.to_dict() | changes
-  config.pop("dtype")
-  model = heads.build(
-    config,
-    vocab_size=vocab_size,
-    num_classes=num_classes,
-    max_length=length,
-    dtype=jnp.dtype("float32"),
-  )
-
-  def init(key):
-    ids = jnp.ones((1, streams, length), int)
-    return model.init(key, ids, jnp.full((1, streams), length), train=False)["params"]
-
-  return jax.eval_shape(init, jax.random.key(0)), init
-
-
-@pytest.mark.parametrize("task, vocabulary, classes, length, streams, counts", OFFICIAL)
-def test_official_presets_have_the_published_number_of_parameters(
-  task, vocabulary, classes, length, streams, counts
-):
-  for attention, count in counts.items():
-    shapes, _ = official(task, attention, vocabulary, classes, length, streams)
-    assert sum(x.size for x in jax.tree.leaves(shapes)) == count
-
-
-def test_names_shapes_and_initial_values():
-  """Distributions as in the published code: mean and standard deviation within sampling error."""
-  _, init = official("image", "softmax", 256, 10, 1024, 1)
-  params = traverse_util.flatten_dict(jax.jit(init)(jax.random.key(0)), sep="/")
-  xavier = lambda fan_in, fan_out: np.sqrt(2 / (fan_in + fan_out))
-  block, w = "encoder/block0", 128
-  expected = {  # shape, mean, standard deviation
-    "encoder/embed/embedding": ((256, w), 0, 1),
-    "encoder/cls": ((w,), 0, 0),
-    "encoder/positions": ((1025, w), 0, 0.02),
-    f"{block}/norm1/scale": ((w,), 1, 0),
-    f"{block}/norm1/bias": ((w,), 0, 0),
-    f"{block}/attention/query/kernel": ((w, 64), 0, xavier(w, 64)),
-    f"{block}/attention/key/kernel": ((w, 64), 0, xavier(w, 64)),
-    f"{block}/attention/value/kernel": ((w, 64), 0, xavier(w, 64)),
-    f"{block}/attention/out/kernel": ((64, w), 0, xavier(64, w)),
-    f"{block}/norm2/scale": ((w,), 1, 0),
-    f"{block}/norm2/bias": ((w,), 0, 0),
-    f"{block}/mlp/up/kernel": ((w, w), 0, xavier(w, w)),
-    f"{block}/mlp/up/bias": ((w,), 0, 1e-6),
-    f"{block}/mlp/down/kernel": ((w, w), 0, xavier(w, w)),
-    f"{block}/mlp/down/bias": ((w,), 0, 1e-6),
-    "encoder/norm/scale": ((w,), 1, 0),
-    "encoder/norm/bias": ((w,), 0, 0),
-    "head0/kernel": ((w, w), 0, w**-0.5),
-    "head0/bias": ((w,), 0, 0),
-    "logits/kernel": ((w, 10), 0, w**-0.5),
-    "logits/bias": ((10,), 0, 0),
-  }
-  assert params.keys() == expected.keys()
-  for name, (shape, mean, deviation) in expected.items():
-    x = np.asarray(params[name], np.float64)
-    assert x.shape == shape, name
-    assert abs(x.mean() - mean) <= 5 * deviation / np.sqrt(x.size), name
-    assert abs(x.std() - deviation) <= 5 * deviation / np.sqrt(2 * x.size), name
-    uniform = "block0" in name and name.endswith("kernel")
-    assert not uniform or abs(x).max() <= np.sqrt(3) * deviation * 1.0001, name
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
