@@ -1,5 +1,6 @@
 """Whole runs: what they leave behind, and that stopping and killing them changes nothing."""
 
+import contextlib
 import json
 import os
 import random
@@ -62,6 +63,27 @@ def test_a_log_line_is_of_the_steps_since_the_last_one(space, whole, tmp_path):
   for first, second, both in zip(fine[::2], fine[1::2], coarse, strict=True):
     for key in ("train/loss", "train/accuracy"):
       assert both[key] == pytest.approx((first[key] + second[key]) / 2, rel=1e-5)
+
+
+def test_waiting_for_steps_counts_as_training(space, tmp_path, monkeypatch):
+  """Not as the evaluation or the checkpoint that waits for them."""
+  pause, check, paused, seen = Clock.pause, session.Session.check_finite, [], []
+
+  @contextlib.contextmanager
+  def noted(clock, name):
+    paused.append(name)
+    with pause(clock, name):
+      yield
+    paused.pop()
+
+  def waits(self):
+    seen.append((self.t, *paused))
+    check(self)
+
+  monkeypatch.setattr(Clock, "pause", noted)
+  monkeypatch.setattr(session.Session, "check_finite", waits)
+  tiny.run(space, tmp_path, train__eval_every=6, train__steps=12)
+  assert seen == [(4,), (6,), (6,), (8,), (12,), (12,), (12,)]
 
 
 def test_metrics_have_a_line_for_each_log_and_evaluation(whole):

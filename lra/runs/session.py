@@ -117,8 +117,8 @@ class Session:
 
   def evaluate(self) -> None:
     """Validation, and the choice of the parameters to test."""
+    self.check_finite()
     with self.clock.pause("evaluation"):
-      self.check_finite()
       measured = self.validate(self.state.params)
       peak = {"time/peak_memory_gigabytes": environment.peak_memory_gigabytes()}
       self.run.log(self.t, {f"validation/{k}": v for k, v in measured.items()} | peak)
@@ -147,15 +147,18 @@ class Session:
 
   def save(self) -> None:
     """A checkpoint of this step."""
+    self.check_finite()
     with self.clock.pause("checkpoints"):
-      self.check_finite()
       tree = step.saved(self.state, self.best, self.clock.run)
       self.checkpoints.save(self.t, devices.shared(tree, self.parts.mesh))
     self.saved_at = self.clock.total
     self.agree.forget()
 
   def check_finite(self) -> None:
-    """Raises UserError if a loss since the last log line was not."""
+    """Raises UserError if a loss since the last log line was not; waits for the steps in flight.
+
+    So it comes before a pause of the clock: what it waits for is training.
+    """
     if (bad := int(self.state.window.first_bad)) >= 0:
       window, kept = (self.logged, self.t), self.checkpoints.latest
       raise UserError(messages.not_finite(bad, window, kept, self.run.folder))
