@@ -171,3 +171,9 @@ def comparable(result):
 
 def read_result(workdir):
   return run_directory.read_result(workdir)
+
+
+def same_as(whole, folder):
+  """Asserts that the run in `folder` is `whole` bit for bit."""
+  assert metrics(folder) == metrics(whole[0])
+  assert comparable(read_result(folder)) == comparable(whole[1])
