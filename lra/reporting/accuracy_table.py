@@ -53,6 +53,7 @@ class Row:
   sources: Mapping[str, tuple[str, ...]]  # by task: preset, revisions and data
   stuck: Mapping[str, int]  # runs that learned nothing, by task
   restarted: Mapping[str, int]  # runs that were started again from another seed, by task
+  scratch: str | None = None  # of a pretrained row: overrides of the same one from scratch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +122,9 @@ def revisions(record: Mapping[str, Any]) -> tuple[str, ...]:
   return tuple(dict.fromkeys(named))
 
 
-def row_key(record: Mapping[str, Any]) -> tuple[str, str]:
-  """Mechanism and overrides, with what it was pretrained on: the row of a record."""
-  hidden = ("task.", "train.objective")
+def row_key(record: Mapping[str, Any], hidden: tuple[str, ...] = ()) -> tuple[str, str]:
+  """Mechanism and overrides but the hidden ones, with what it was pretrained on: a record's row."""
+  hidden = ("task.", "train.objective", *hidden)
   overrides = {k: v for k, v in record["overrides"].items() if not k.startswith(hidden)}
   return record["attention"], ", ".join(filter(None, [pretraining(record), label(overrides)]))
 
@@ -241,7 +242,12 @@ def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) 
       stuck[task] = count
     if count := sum(r["restarts"] > 0 for r in here):
       restarted[task] = count
-  return Row(attention, overrides, cells, average(cells), parameters, sources, stuck, restarted)
+  scratch = None
+  if records[0].get("parent"):
+    scratch = row_key(records[0] | {"parent": None}, hidden=("train.steps",))[1]
+  return Row(
+    attention, overrides, cells, average(cells), parameters, sources, stuck, restarted, scratch
+  )
 
 
 def average(cells: Mapping[str, Score], tasks: Iterable[str] = TASKS) -> Score | None:

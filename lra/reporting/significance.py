@@ -25,7 +25,8 @@ class Difference:
 def differences(rows: Sequence[Any]) -> list[Difference]:
   """Mechanisms with each other, and each with its ablations, on all tasks: p after Holm's correction.
 
-  The first row of a mechanism with two seeds or more on a task stands for it there. Runs pair where
+  The first row of a mechanism with two seeds or more on a task stands for it there; a pretrained row
+  is compared with the same one from scratch, if there is one. Runs pair where
   both rows have the same seeds and none was started again from another one. Mechanisms as they are, and
   pairs with an ablation among them, are two families of tests.
   """
@@ -33,10 +34,14 @@ def differences(rows: Sequence[Any]) -> list[Difference]:
   for task in (*dict.fromkeys(task for row in rows for task in row.cells), "average"):
     scores = [row.average if task == "average" else row.cells.get(task) for row in rows]
     tested = [i for i, score in enumerate(scores) if score and len(score.by_seed) > 1]
-    first = {rows[i].attention: i for i in reversed(tested)}
-    for i, j in itertools.combinations(tested, 2):
+    by_name = {(rows[i].attention, rows[i].overrides): i for i in tested}
+    scratch = {i: by_name.get((rows[i].attention, rows[i].scratch)) for i in tested}
+    pretrained_last = sorted(tested, key=lambda i: scratch[i] is not None)
+    first = {rows[i].attention: i for i in reversed(pretrained_last)}
+    for i, j in itertools.permutations(tested, 2):
       a, b, x, y = rows[i], rows[j], scores[i], scores[j]
-      if first[a.attention] != i or (first[b.attention] != j and a.attention != b.attention):
+      own = first[b.attention] if scratch[j] is None else scratch[j]
+      if i != own and not (i < j and first[a.attention] == i and first[b.attention] == j):
         continue
       tasks = a.cells if task == "average" else (task,)
       pairs = x.by_seed.keys() == y.by_seed.keys()

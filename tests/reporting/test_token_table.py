@@ -90,3 +90,25 @@ def test_pretrained_runs_are_rows_of_their_own():
   assert [row.overrides for row in made.rows] == ["", "after 1,500 steps masked, train.steps=1500"]
   (difference,) = [d for d in made.differences if d.task == "listops"]
   assert difference.seeds == (3,) and difference.mean == pytest.approx(11) and difference.p < 0.05
+
+
+def test_a_pretrained_row_is_compared_with_itself_from_scratch():
+  parent = {"run": "x", "task": "listops", "objective": "masked", "steps": 5, "digest": "a"}
+  make = lambda share, more: [
+    handmade.record("listops", "linear", seed, share + seed / 100 * share) | more for seed in (0, 1)
+  ]
+  wide, after = {"model.convolution": 5}, {"parent": parent}
+  for bare in (make(0.1, {}), []):
+    rows = [
+      *bare,
+      *make(0.2, {"overrides": wide}),
+      *make(0.4, {"overrides": wide | {"train.steps": 5}, **after}),
+    ]
+    (made,) = accuracy_table.tables(rows)
+    found = {
+      tuple(made.rows[i].overrides for i in (d.first, d.second))
+      for d in made.differences
+      if d.task == "listops"
+    }
+    pretrained = ("model.convolution=5", "after 5 steps masked, model.convolution=5, train.steps=5")
+    assert found == {pretrained} | ({("", "model.convolution=5")} if bare else set())
