@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from configs.lra.ablations import ABLATIONS
 from lra.data import batches
 from lra.data.tasks.task import Examples
-from lra.reporting.accuracy_table import label
+from lra.reporting.grouping import label
 from lra.runs import command
 from lra.sweeps import plan
 from lra.system import devices

@@ -16,7 +16,14 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
-from lra.reporting import accuracy_table, run_record, table_formats, table_text, token_table
+from lra.reporting import (
+  accuracy_table,
+  grouping,
+  run_record,
+  table_formats,
+  table_text,
+  token_table,
+)
 from lra.runs import command
 from lra.system import files
 from lra.system.errors import UserError
@@ -33,7 +40,7 @@ def made(records: Sequence[Mapping[str, Any]], name: str, mix: bool) -> str:
 
 def pages(records: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
   """What stands between the markers of each page: in README the accuracies of the recipes."""
-  first = lambda r: r["preset"] == "default" and accuracy_table.objective(r) == "classify"
+  first = lambda r: r["preset"] == "default" and grouping.objective(r) == "classify"
   return {
     README: made([r for r in records if first(r)], "markdown", False),
     OTHERS: made([r for r in records if not first(r)], "markdown", False),

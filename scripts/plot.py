@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lra.reporting import accuracy_table, pictures, run_record
+from lra.reporting import grouping, pictures, run_record
 from lra.reporting.pictures import style
 from lra.runs import command
 from lra.system.errors import UserError
@@ -31,7 +31,7 @@ def main() -> int:
   )
   parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder")
   args = parser.parse_args()
-  records = accuracy_table.of_classes(run_record.read_all(args.source, args.preset))
+  records = grouping.of_classes(run_record.read_all(args.source, args.preset))
   if not records and not args.scaling:
     raise UserError(
       f"nothing to draw in {', '.join(map(str, args.source))}: no finished run; "

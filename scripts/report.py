@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.lra import base
-from lra.reporting import accuracy_table, html_page, pictures, run_record
+from lra.reporting import accuracy_table, grouping, html_page, pictures, run_record
 from lra.reporting.pictures import style
 from lra.runs import command
 from lra.system import files
@@ -34,7 +34,7 @@ def main() -> int:
   parser.add_argument("--pictures", nargs="+", type=Path, default=[], help="PNG and SVG files")
   parser.add_argument("--out", type=Path, default=Path("report.html"))
   args = parser.parse_args()
-  records = accuracy_table.of_classes(run_record.read_all(args.source, args.preset))
+  records = grouping.of_classes(run_record.read_all(args.source, args.preset))
   if not records:
     raise UserError(
       f"nothing to report in {', '.join(map(str, args.source))}: no finished run; "

@@ -3,7 +3,7 @@
 import numpy as np
 
 from handmade import ENVIRONMENT, RESULT, record
-from lra.reporting import accuracy_table
+from lra.reporting import grouping
 
 SPEED = {"softmax": 40.0, "linear": 150.0, "cosformer": 130.0}
 MEMORY = {"softmax": 6.0, "linear": 1.4, "cosformer": 1.6}
@@ -22,7 +22,7 @@ def curve(steps, final, seed):
   return {"train": columns(100, 0.02), "validation": columns(10, 0.006)}
 
 
-def full(attentions=tuple(SPEED), seeds=(0, 1, 2), tasks=accuracy_table.TASKS, **changes):
+def full(attentions=tuple(SPEED), seeds=(0, 1, 2), tasks=grouping.TASKS, **changes):
   """Records of every task, mechanism and seed."""
   made = []
   for i, task in enumerate(tasks):

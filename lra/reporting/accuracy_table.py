@@ -6,14 +6,13 @@ it: table_text.py and table_formats.py.
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lra.reporting import grouping
+from lra.reporting.grouping import TASKS
 from lra.reporting.significance import Difference, differences
-from lra.system.errors import UserError
 
-TASKS = ("listops", "text", "retrieval", "image", "pathfinder")  # of the average
-MECHANISMS = ("softmax", "linear", "cosformer")  # in this order, others after them
 FEW = 3  # a cell with fewer seeds is marked
 SOURCE = (
   "Qin et al., cosFormer: Rethinking Softmax in Attention, ICLR 2022, arXiv 2202.08791, table 4"
@@ -86,129 +85,25 @@ def tables(
   Records of objectives over tokens have tables of their own (token_table.py). Raises UserError where
   a cell would mix configs, or a task data, unless `mix` allows it.
   """
-  records = of_classes(records)
-  key = (lambda r: "") if mix else setting
+  records = grouping.of_classes(records)
+  key = (lambda r: "") if mix else grouping.setting
   settings = sorted({key(r) for r in records}, key=lambda name: (name != "default", name))
   return [_table([r for r in records if key(r) == s], mix, full_size or {}) for s in settings]
 
 
-def objective(record: Mapping[str, Any]) -> str:
-  """What a run was trained for."""
-  return record["config"].get("train", {}).get("objective", "classify")
-
-
-def of_classes(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-  """Those of runs that learned a task's classes: what accuracies can be compared of."""
-  return [r for r in records if objective(r) == "classify"]
-
-
-def setting(record: Mapping[str, Any]) -> str:
-  """The preset and what was changed of the data."""
-  data = {k: v for k, v in record["overrides"].items() if k.startswith("task.")}
-  return ", ".join([record["preset"], *([label(data)] if data else [])])
-
-
-def device(record: Mapping[str, Any]) -> str:
-  """The hardware of a run, in words."""
-  return f"{record['environment']['devices']} x {record['environment']['device']}"
-
-
-def revisions(record: Mapping[str, Any]) -> tuple[str, ...]:
-  """Revisions of the code, one for each session where they differ."""
-  sessions = record["environment"].get("sessions", [record["environment"]])
-  named = [
-    (s["revision"] or "unknown")[:7] + (" with changes" if s["modified"] else "") for s in sessions
-  ]
-  return tuple(dict.fromkeys(named))
-
-
-def row_key(record: Mapping[str, Any], hidden: tuple[str, ...] = ()) -> tuple[str, str]:
-  """Mechanism and overrides but the hidden ones, with what it was pretrained on: a record's row."""
-  hidden = ("task.", "train.objective", *hidden)
-  overrides = {k: v for k, v in record["overrides"].items() if not k.startswith(hidden)}
-  return record["attention"], ", ".join(filter(None, [pretraining(record), label(overrides)]))
-
-
-def pretraining(record: Mapping[str, Any]) -> str:
-  """The run that this one started from, without its seed; "" for none."""
-  if not (parent := record.get("parent")):
-    return ""
-  where = "" if parent["task"] == record["task"] else f" on {parent['task']}"
-  return f"after {parent['steps']:,} steps {parent['objective']}{where}"
-
-
 def _mixed_key(record: Mapping[str, Any], presets: str) -> tuple[str, str]:
   """The row of a record where settings are mixed: named after what its runs differ in."""
-  attention, overrides = row_key(record)
-  own = setting(record) if setting(record) != presets else ""
+  attention, overrides = grouping.row_key(record)
+  own = grouping.setting(record) if grouping.setting(record) != presets else ""
   return attention, ", ".join(filter(None, [own, overrides]))
 
 
-def row_order(key: tuple[str, str]) -> tuple:
-  """Sort key of rows: mechanisms without overrides first."""
-  place = MECHANISMS.index(key[0]) if key[0] in MECHANISMS else len(MECHANISMS)
-  return key[1] != "", place, key
-
-
-def tasks_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
-  """The tasks there are, in the order of the table's columns."""
-  there = {r["task"] for r in records}
-  return [*(t for t in TASKS if t in there), *sorted(there - set(TASKS))]
-
-
-def grouped(
-  records: Iterable[Mapping[str, Any]],
-  key: Callable[[Mapping[str, Any]], Any],
-  order: Callable[[Any], Any] | None = None,
-) -> dict[Any, list[Mapping[str, Any]]]:
-  """Records by `key`, the keys sorted by `order`."""
-  found: dict[Any, list] = {}
-  for r in records:
-    found.setdefault(key(r), []).append(r)
-  return {k: found[k] for k in sorted(found, key=order)}
-
-
-def provenance(records: Sequence[Mapping[str, Any]], what: str, mix: bool) -> dict[str, Any]:
-  """Where the runs of table `what` come from. Raises UserError for different data, unless `mix`."""
-  digests = {
-    task: tuple(sorted({r["data"]["digest"] for r in records if r["task"] == task}))
-    for task in tasks_of(records)
-  }
-  for task, found in digests.items():
-    if len(found) > 1 and not mix:
-      raise UserError(
-        f"{what}, {task}: runs on different data ({', '.join(d[:12] for d in found)}); take some "
-        "away (--mix mixes accuracies)"
-      )
-  return {
-    "revisions": tuple(sorted({revision for r in records for revision in revisions(r)})),
-    "digests": digests,
-    "devices": tuple(sorted({device(r) for r in records})),
-    "runs": len(records),
-  }
-
-
-def by_seed(records: Sequence[Mapping[str, Any]], name: str, mix: bool) -> list[Mapping[str, Any]]:
-  """The runs of cell `name`. Raises UserError for a seed twice, or different configs, unless `mix`."""
-  made = sorted(records, key=lambda r: r["seed"])
-  seeds = [r["seed"] for r in made]
-  if twice := {seed for seed in seeds if seeds.count(seed) > 1}:
-    names = ", ".join(r["name"] for r in made if r["seed"] in twice)
-    raise UserError(
-      f"{name}: more than one run of seed {min(twice)} ({names}), in one source or in two; "
-      "take one away"
-    )
-  if not mix and any(comparable(r) != comparable(made[0]) for r in made):
-    raise UserError(
-      f"{name}: seeds {seeds} have different configs under the same name; --mix mixes accuracies"
-    )
-  return made
-
-
 def _table(records: Sequence[Mapping[str, Any]], mix: bool, full_size: Mapping) -> Table:
-  preset = " + ".join(sorted({setting(r) for r in records}))
-  facts = provenance(records, f"preset {preset}", mix)
-  groups = grouped(records, lambda r: _mixed_key(r, preset) if mix else row_key(r), row_order)
+  preset = " + ".join(sorted({grouping.setting(r) for r in records}))
+  facts = grouping.provenance(records, f"preset {preset}", mix)
+  groups = grouping.grouped(
+    records, lambda r: _mixed_key(r, preset) if mix else grouping.row_key(r), grouping.row_order
+  )
   rows = tuple(_row(*key, group, mix) for key, group in groups.items())
   baselines, resized = {}, set()
   for r in records:
@@ -233,10 +128,14 @@ def _table(records: Sequence[Mapping[str, Any]], mix: bool, full_size: Mapping) 
 def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) -> Row:
   cells, parameters, sources, stuck, restarted = {}, {}, {}, {}, {}
   for task in dict.fromkeys(r["task"] for r in records):
-    here = by_seed([r for r in records if r["task"] == task], f"{attention} on {task}", mix)
+    here = grouping.by_seed(
+      [r for r in records if r["task"] == task], f"{attention} on {task}", mix
+    )
     cells[task] = Score({r["seed"]: 100 * r["test"]["accuracy"] for r in here})
     parameters[task] = here[0]["parameters"]
-    made_of = [(setting(r), *revisions(r), r["data"]["digest"][:12]) for r in here]
+    made_of = [
+      (grouping.setting(r), *grouping.revisions(r), r["data"]["digest"][:12]) for r in here
+    ]
     sources[task] = tuple(dict.fromkeys(part for parts in made_of for part in parts))
     if count := sum(bool(r.get("plateau")) for r in here):
       stuck[task] = count
@@ -244,7 +143,7 @@ def _row(attention: str, overrides: str, records: Sequence[Mapping], mix: bool) 
       restarted[task] = count
   scratch = None
   if records[0].get("parent"):
-    scratch = row_key(records[0] | {"parent": None}, hidden=("train.steps",))[1]
+    scratch = grouping.row_key(records[0] | {"parent": None}, hidden=("train.steps",))[1]
   return Row(
     attention, overrides, cells, average(cells), parameters, sources, stuck, restarted, scratch
   )
@@ -260,23 +159,12 @@ def average(cells: Mapping[str, Score], tasks: Iterable[str] = TASKS) -> Score |
   return Score({s: statistics.mean(cells[t].by_seed[s] for t in tasks) for s in min(seeds)})
 
 
-def label(overrides: Mapping[str, Any]) -> str:
-  """Overrides as a row's name has them; the mechanism is a row of its own anyway."""
-  kept = {k: v for k, v in overrides.items() if k != "model.attention"}
-  return ", ".join(f"{k.removeprefix('model.attention_options.')}={v}" for k, v in kept.items())
-
-
-def comparable(record: Mapping[str, Any]) -> dict[str, Any]:
-  """The config without its seed."""
-  return {key: value for key, value in record["config"].items() if key != "seed"}
-
-
 def _unlike(records: Sequence[Mapping[str, Any]], task: str) -> bool:
   """Whether recipes differ by more than the mechanism and the seed."""
   recipes = []
   for r in records:
-    if r["task"] == task and not row_key(r)[1]:
-      config = comparable(r)
+    if r["task"] == task and not grouping.row_key(r)[1]:
+      config = grouping.comparable(r)
       own = ("attention", "attention_options")
       model = {k: v for k, v in config.get("model", {}).items() if k not in own}
       recipes.append(config | {"model": model})

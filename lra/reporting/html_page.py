@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from lra.reporting import accuracy_table, table_text
+from lra.reporting import grouping, table_text
 from lra.reporting.accuracy_table import Table
 from lra.system.errors import UserError
 from lra.system.progress import duration
@@ -60,12 +60,12 @@ def read_picture(path: Path) -> tuple[bytes, str]:
 def environments(records: Records) -> tuple[list[str], list[list[str]]]:
   """Header and rows: what the runs ran on, each kind once."""
   kind = lambda r: json.dumps(r["environment"], sort_keys=True)
-  groups, rows = accuracy_table.grouped(records, kind), []
+  groups, rows = grouping.grouped(records, kind), []
   for text in dict.fromkeys(map(kind, records)):
     group = groups[text]
     e = json.loads(text)
     packages = ", ".join(f"{name} {version}" for name, version in e["packages"].items())
-    device = f"{accuracy_table.device(group[0])} ({e['platform']})"
+    device = f"{grouping.device(group[0])} ({e['platform']})"
     hosts = str(e["hosts"])
     rows.append([device, hosts, f"Python {e['python']}, {packages}", _revision(e), str(len(group))])
   return ["devices", "hosts", "versions", "revision", "runs"], rows
@@ -78,18 +78,18 @@ def _revision(environment: Mapping[str, Any]) -> str:
 
 def _rows(records: Records) -> list[dict[str, Any]]:
   """The runs in the order of the tables: what the template shows of each."""
-  tasks, row = accuracy_table.tasks_of(records), accuracy_table.row_key
+  tasks, row = grouping.tasks_of(records), grouping.row_key
   key = lambda r: (
-    accuracy_table.setting(r),
+    grouping.setting(r),
     tasks.index(r["task"]),
-    accuracy_table.row_order(row(r)),
+    grouping.row_order(row(r)),
     r["seed"],
   )
   return [
     {
       "name": f"{table_text.name(r['task'])}, {table_text.name(row(r)[0])}"
       + (f" ({row(r)[1]})" if row(r)[1] else "")
-      + f", {accuracy_table.setting(r)}",
+      + f", {grouping.setting(r)}",
       "numbers": [
         r["seed"],
         f"{100 * r['test']['accuracy']:.2f}",

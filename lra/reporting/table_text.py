@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from lra.reporting.accuracy_table import FEW, PUBLISHED, SOURCE, TASKS, Row, Score, Table
+from lra.reporting.accuracy_table import FEW, PUBLISHED, SOURCE, Row, Score, Table
+from lra.reporting.grouping import TASKS
 from lra.system.errors import UserError
 
 NAMES = {

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lra.reporting import accuracy_table
+from lra.reporting import grouping
 from lra.reporting.accuracy_table import FEW, Row, Score
 from lra.reporting.significance import Difference, differences
 from lra.reporting.table_text import cell, name, p_value, title
@@ -55,18 +55,18 @@ def tables(records: Sequence[Mapping[str, Any]]) -> list[TokenTable]:
 
   Raises UserError where a row would mix configs or data, or has a seed twice.
   """
-  over_tokens = [r for r in records if accuracy_table.objective(r) != "classify"]
+  over_tokens = [r for r in records if grouping.objective(r) != "classify"]
   order = lambda key: (key[0] != "next", key[1] != "default", key[1])
-  key = lambda r: (accuracy_table.objective(r), accuracy_table.setting(r))
-  groups = accuracy_table.grouped(over_tokens, key, order)
+  key = lambda r: (grouping.objective(r), grouping.setting(r))
+  groups = grouping.grouped(over_tokens, key, order)
   return [_table(*key, group) for key, group in groups.items()]
 
 
 def _table(objective: str, preset: str, records: Sequence[Mapping[str, Any]]) -> TokenTable:
-  tasks = accuracy_table.tasks_of(records)
-  key = lambda r: (r["task"], *accuracy_table.row_key(r))
-  order = lambda key: (tasks.index(key[0]), accuracy_table.row_order(key[1:]))
-  groups = accuracy_table.grouped(records, key, order)
+  tasks = grouping.tasks_of(records)
+  key = lambda r: (r["task"], *grouping.row_key(r))
+  order = lambda key: (tasks.index(key[0]), grouping.row_order(key[1:]))
+  groups = grouping.grouped(records, key, order)
   rows = tuple(_row(*key, group) for key, group in groups.items())
   compared = [Row(r.attention, r.overrides, {r.task: r.test}, None, {}, {}, {}, {}) for r in rows]
   return TokenTable(
@@ -75,12 +75,12 @@ def _table(objective: str, preset: str, records: Sequence[Mapping[str, Any]]) ->
     rows=rows,
     baselines={r["task"]: r.get("baseline_bits", {}) for r in records},
     differences=tuple(differences(compared)),
-    **accuracy_table.provenance(records, f"preset {preset}, objective {objective}", False),
+    **grouping.provenance(records, f"preset {preset}, objective {objective}", False),
   )
 
 
 def _row(task: str, attention: str, overrides: str, records: Sequence[Mapping]) -> TokenRow:
-  here = accuracy_table.by_seed(records, f"{attention} on {task}", False)
+  here = grouping.by_seed(records, f"{attention} on {task}", False)
   score = lambda split, key, scale=1: Score({r["seed"]: scale * r[split][key] for r in here})
   return TokenRow(
     task,

@@ -14,7 +14,7 @@ import drawn
 import scripts.plot
 import tiny
 from handmade import ENVIRONMENT
-from lra.reporting import accuracy_table, pictures, run_record
+from lra.reporting import accuracy_table, grouping, pictures, run_record
 from lra.reporting.pictures import bubbles, curves, series, style
 from lra.system.errors import UserError
 
@@ -34,7 +34,7 @@ def opens(files):
 def test_average_is_the_tables_and_speed_is_the_geometric_mean():
   records = drawn.full()
   points, shared = series.average_points(records)
-  assert shared == list(accuracy_table.TASKS)
+  assert shared == list(grouping.TASKS)
   (made,) = accuracy_table.tables(records)
   for point, row in zip(points, made.rows, strict=True):
     assert point.attention == row.attention

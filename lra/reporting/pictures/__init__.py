@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lra.reporting.accuracy_table import tasks_of
+from lra.reporting.grouping import tasks_of
 from lra.reporting.pictures import bubbles, curves, series
 
 

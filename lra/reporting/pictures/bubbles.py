@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lra.reporting import table_text
-from lra.reporting.accuracy_table import tasks_of
+from lra.reporting.grouping import tasks_of
 from lra.reporting.pictures import series
 from lra.reporting.pictures.series import Point
 from lra.reporting.pictures.style import STYLE, Key, Look, legend, looks, title

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lra.reporting import accuracy_table
+from lra.reporting import accuracy_table, grouping
 from lra.reporting.accuracy_table import Score
 from lra.system.errors import UserError
 
@@ -57,13 +57,13 @@ class Growth:
 
 def settings(records: Records) -> dict[tuple[str, str], list]:
   """Records that may share a picture: by preset (with what was changed of the data) and device."""
-  key = lambda r: (accuracy_table.setting(r), accuracy_table.device(r))
-  return accuracy_table.grouped(records, key, lambda k: (k[0] != "default", k))
+  key = lambda r: (grouping.setting(r), grouping.device(r))
+  return grouping.grouped(records, key, lambda k: (k[0] != "default", k))
 
 
 def rows(records: Records) -> dict[tuple[str, str], list]:
   """Records by (mechanism, its overrides), in the order of the table's rows."""
-  return accuracy_table.grouped(records, accuracy_table.row_key, accuracy_table.row_order)
+  return grouping.grouped(records, grouping.row_key, grouping.row_order)
 
 
 def task_points(records: Records, task: str) -> list[Point]:
@@ -79,12 +79,12 @@ def average_points(records: Records) -> tuple[list[Point], list[str]]:
   Accuracy and memory are means over tasks, speed is the geometric mean.
   """
   by_task = {
-    key: accuracy_table.grouped(group, lambda r: r["task"]) for key, group in rows(records).items()
+    key: grouping.grouped(group, lambda r: r["task"]) for key, group in rows(records).items()
   }
-  have = {key: there.keys() & set(accuracy_table.TASKS) for key, there in by_task.items()}
+  have = {key: there.keys() & set(grouping.TASKS) for key, there in by_task.items()}
   most = max(map(len, have.values()), default=0)
   full = [key for key, there in have.items() if len(there) == most]
-  shared = [t for t in accuracy_table.TASKS if full and all(t in have[key] for key in full)]
+  shared = [t for t in grouping.TASKS if full and all(t in have[key] for key in full)]
   points = [_point(key, {t: by_task[key][t] for t in shared}) for key in full if shared]
   return points, shared
 
