@@ -48,11 +48,18 @@ def row_key(record: Mapping[str, Any], hidden: tuple[str, ...] = ()) -> tuple[st
 
 
 def pretraining(record: Mapping[str, Any]) -> str:
-  """The run that this one started from, without its seed; "" for none."""
+  """The runs that this one started from, the first one first, without their seeds; "" for none.
+
+  Of other data of the same task: the keys that differ, but for sizes of splits that no training reads.
+  """
   if not (parent := record.get("parent")):
     return ""
-  where = "" if parent["task"] == record["task"] else f" on {parent['task']}"
-  return f"after {parent['steps']:,} steps {parent['objective']}{where}"
+  data = {k: v for k, v in parent.get("data", {}).items() if k not in ("validation", "test")}
+  others = [parent["task"]] * (parent["task"] != record["task"]) + [label(data)] * bool(data)
+  where = f" on {' '.join(others)}" if others else ""
+  earlier = pretraining({"task": record["task"], "parent": parent.get("parent")})
+  own = f"{parent['steps']:,} steps {parent['objective']}{where}"
+  return f"{earlier}, then {own}" if earlier else f"after {own}"
 
 
 def row_order(key: tuple[str, str]) -> tuple:

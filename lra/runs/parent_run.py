@@ -27,7 +27,9 @@ class Parent(NamedTuple):
   """Parameters to start from, and what a record says of them."""
 
   params: Mapping[str, Any]
-  record: dict[str, Any]  # run, digest (of all its best parameters), task, objective, step, steps
+  # run, digest (of all its best parameters), task, data (values of config.task that differ there),
+  # objective, step, steps; and, if it started from another run itself, the same of that one as parent
+  record: dict[str, Any]
 
 
 class Start(NamedTuple):
@@ -62,9 +64,15 @@ def load(folder: Path, config: ConfigDict) -> Parent:
     "run": folder.resolve().name,
     "digest": digest(best.params),
     "task": there.task.name,
+    "data": {
+      key: value
+      for key, value in there.task.items()
+      if there.task.name == config.task.name and value != config.task.get(key)
+    },
     "objective": there.train.objective,
     "step": result["validation"]["step"],
     "steps": result["steps"],
+    **({"parent": result["parent"]} if "parent" in result else {}),
   }
   return Parent(jax.device_get(best.params), record)
 

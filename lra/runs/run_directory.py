@@ -122,11 +122,11 @@ class RunDirectory:
         f"{self.folder} was trained on other data ({before['data'][:12]}) than is there now "
         f"({data[:12]}): set --data_dir and --raw_dir as they were, or choose another --workdir"
       )
-    if (step or self.attempt) and before.get("parent") != parent:
-      there, here = (
-        f"{p['run']} ({p['digest'][:12]})" if p else "fresh parameters"
-        for p in (before.get("parent"), parent)
-      )
+    there, here = (
+      f"{p['run']} ({p['digest'][:12]})" if p else "fresh parameters"
+      for p in (before.get("parent"), parent)
+    )
+    if (step or self.attempt) and there != here:
       raise UserError(
         f"{self.folder} was started from {there}, now it is {here}: set --init_from as it was, or "
         "choose another --workdir"

@@ -3,7 +3,7 @@
 import pytest
 
 import handmade
-from lra.reporting import accuracy_table, table_formats, token_table
+from lra.reporting import accuracy_table, grouping, table_formats, token_table
 from lra.system.errors import UserError
 
 BITS = {"softmax": (2.0, 2.1, 2.2), "linear": (2.5, 2.6, 2.7)}
@@ -112,3 +112,16 @@ def test_a_pretrained_row_is_compared_with_itself_from_scratch():
     }
     pretrained = ("model.convolution=5", "after 5 steps masked, model.convolution=5, train.steps=5")
     assert found == {pretrained} | ({("", "model.convolution=5")} if bare else set())
+
+
+def test_a_row_names_all_that_came_before_it():
+  first = {"task": "text", "objective": "masked", "steps": 7}
+  second = {"task": "text", "objective": "next", "steps": 6, "parent": first, "data": {"seed": 1}}
+  third = {"task": "listops", "objective": "classify", "steps": 1500, "parent": second}
+  third["data"] = {"max_length": 48, "max_depth": 4, "validation": 5, "test": 6}
+  record = {"attention": "linear", "task": "listops", "parent": third, "overrides": {}}
+  assert grouping.row_key(record) == (
+    "linear",
+    "after 7 steps masked on text, then 6 steps next on text seed=1, "
+    "then 1,500 steps classify on max_length=48, max_depth=4",
+  )

@@ -50,8 +50,19 @@ def test_encoder_is_taken_and_the_head_is_fresh(space, masked, tmp_path):
   )
   parent = result["parent"]
   assert parent["run"] == "masked" and parent["objective"] == "masked" and parent["steps"] == 8
+  assert parent["data"] == {} and "parent" not in parent
   assert parent["digest"] == parent_run.digest(trained_run.load_best(masked).best.params)
   assert json.loads((tmp_path / "child/environment.json").read_text())["parent"] == parent
+
+
+def test_record_names_other_data_and_the_run_before(space, masked, tmp_path):
+  """A curriculum: each stage has harder data, and the last one's record has them all."""
+  short = SHORT | {"task__max_length": 30}
+  first, _ = tiny.run(space, tmp_path / "first", init_from=masked, **short)
+  second, _ = tiny.run(space, tmp_path / "second", init_from=tmp_path / "first", **SHORT)
+  parent, longest = second["parent"], tiny.config(**SHORT).task.max_length
+  assert parent["run"] == "first" and parent["data"] == {"max_length": 30}
+  assert parent["parent"] == first["parent"] and first["parent"]["data"] == {"max_length": longest}
 
 
 def test_stopped_run_continues_and_another_parent_is_refused(space, masked, tmp_path):
