@@ -22,6 +22,10 @@ def test_stopped_run_continues_bit_for_bit(space, whole, tmp_path, dispatches):
   _, output = tiny.run(space, tmp_path)
   assert "continuing after step" in output
   tiny.same_as(whole, tmp_path)
+  lines = [x for x in tiny.metrics(tmp_path, timeless=False) if "time/tokens_per_second" in x]
+  for x in lines:  # the window of the first line began in the session before, its time did not
+    longest = x["time/examples_per_second"] * tiny.SMALL["task.max_length"]
+    assert 0 < x["time/tokens_per_second"] <= longest
 
 
 def test_what_was_logged_after_the_checkpoint_is_logged_once(space, whole, tmp_path):

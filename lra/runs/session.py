@@ -62,6 +62,7 @@ class Session:
       table = parameter_overview.get_parameter_overview(self.state.params, include_stats=False)
       progress.line(table)
     self.t = self.begin = self.logged = int(self.state.step)  # steps done
+    self.tokens = float(self.state.window.real_tokens)  # of the window, from an earlier session
     run.start(self.t, data.store.digest, self.parent)
     progress.line(messages.opening(config, parts.model, self.state, data, run.folder))
     length = self.plan.longest
@@ -104,11 +105,17 @@ class Session:
     self.check_finite()
     rate, seconds = self.parts.schedule(self.t - 1), self.clock.lap()
     examples = (self.t - self.logged) * self.config.train.batch_size
-    over = self.parts.objective.over_tokens
-    self.values = step.report(self.state.window, rate, seconds, examples=examples, over_tokens=over)
+    self.values = step.report(
+      self.state.window,
+      rate,
+      seconds,
+      examples=examples,
+      earlier_tokens=self.tokens,
+      over_tokens=self.parts.objective.over_tokens,
+    )
     self.run.log(self.t, self.values)
     self.state = self.state.replace(window=self.new_window())
-    self.logged = self.t
+    self.logged, self.tokens = self.t, 0.0
 
   def show(self) -> None:
     """Where the run is, on the screen."""

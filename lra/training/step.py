@@ -76,11 +76,13 @@ def report(
   seconds: float,
   *,
   examples: int,
+  earlier_tokens: float = 0.0,
   over_tokens: bool = False,
 ) -> dict[str, float]:
-  """Means over a window of so many examples, by their names in metrics.jsonl.
+  """Means over a window, by their names in metrics.jsonl.
 
-  seconds: of training that it took. over_tokens: the loss is a mean over tokens.
+  seconds: of training that `examples` and all real tokens of the window but `earlier_tokens` took.
+  over_tokens: the loss is a mean over tokens.
   """
   window = jax.device_get(window)
   means = {name: float(value) for name, value in window.metrics.compute().items()}
@@ -90,7 +92,7 @@ def report(
     "train/real_token_share": float(window.real_tokens / window.all_tokens),
     "time/seconds": seconds,
     "time/examples_per_second": examples / seconds,
-    "time/tokens_per_second": float(window.real_tokens) / seconds,
+    "time/tokens_per_second": (float(window.real_tokens) - earlier_tokens) / seconds,
   }
 
 

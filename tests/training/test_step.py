@@ -181,6 +181,8 @@ def test_window_adds_up(made):
   assert values["train/real_token_share"] == pytest.approx(real / (48 * LENGTH))
   assert values["time/examples_per_second"] == 24 and values["time/tokens_per_second"] == real / 2
   assert values["train/learning_rate"] == 0.25 and int(state.window.first_bad) == -1
+  resumed = step.report(state.window, jnp.float32(0), seconds=2.0, examples=8, earlier_tokens=5)
+  assert resumed["time/tokens_per_second"] == (real - 5) / 2
 
 
 def test_first_bad_is_the_first_step_that_is_not_finite(made):
