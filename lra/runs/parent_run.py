@@ -44,10 +44,14 @@ class Start(NamedTuple):
 def load(folder: Path, config: ConfigDict) -> Parent:
   """The best parameters of a finished run, for a run of `config`.
 
-  Raises UserError if it is unfinished, or if its encoder is another one.
+  Raises UserError if it is not there or unfinished, or if its encoder is another one.
   """
+  if not (folder / "config.json").exists():
+    raise UserError(
+      f"--init_from {folder} is not a run: it has no config.json; train it there first"
+    )
   result = run_directory.read_result(folder)
-  if (folder / "config.json").exists() and result is None:
+  if result is None:
     raise UserError(f"--init_from {folder}: it is not finished; the same train.py continues it")
   there, _, best, _ = trained_run.load_best(folder)
   old, new = (traverse_util.flatten_dict(c.model.to_dict(), sep=".") for c in (there, config))

@@ -108,7 +108,7 @@ def test_other_shapes_are_refused():
 
 
 def test_unfinished_run_and_no_run_are_refused(tmp_path):
-  with pytest.raises(UserError, match="is not a run"):
+  with pytest.raises(UserError, match="is not a run.*train it there first"):
     parent_run.load(tmp_path, tiny.config())
   (tmp_path / "config.json").write_text("{}")
   with pytest.raises(UserError, match="not finished; the same train.py continues it"):
