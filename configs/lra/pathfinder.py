@@ -39,7 +39,10 @@ def _small(config: ConfigDict) -> None:
 
 
 def _quick(config: ConfigDict) -> None:
-  """Easy images: cosFormer leaves 50 % after 270,000 of them and the markers' 75 % behind at 380,000."""
+  """Easy images. Plain cosFormer is at the edge of learning them in these 384,000: of three seeds, one
+  leaves 50 %; seed 0 does not, and did (80.6 %) at a410c3f, where sums were added in another order.
+  With rotary positions and a convolution of 5 all three do, after 130,000 to 190,000.
+  """
   shell(config)
   config.task.update(difficulty="easy", validation=2000, test=2000)
   config.model.update(positions="row_column", zero_is_padding=True, dropout=0.0)
