@@ -39,12 +39,22 @@ def made(records: Sequence[Mapping[str, Any]], name: str, mix: bool) -> str:
 
 
 def pages(records: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
-  """What stands between the markers of each page: in README the accuracies of the recipes."""
-  first = lambda r: r["preset"] == "default" and grouping.objective(r) == "classify"
+  """What stands between the markers of each page: in README the recipes, in the other all there is."""
   return {
-    README: made([r for r in records if first(r)], "markdown", False),
-    OTHERS: made([r for r in records if not first(r)], "markdown", False),
+    README: made([r for r in records if of_recipe(r)], "markdown", False),
+    OTHERS: made(records, "markdown", False),
   }
+
+
+def of_recipe(record: Mapping[str, Any]) -> bool:
+  """Whether a run is of a default recipe, from scratch, changed in how its layers mix tokens alone."""
+  mixing = ("model.attention", "model.convolution", "model.output_norm")
+  return (
+    record["preset"] == "default"
+    and grouping.objective(record) == "classify"
+    and not record.get("parent")
+    and all(key.startswith(mixing) for key in record["overrides"])
+  )
 
 
 def main() -> int:
