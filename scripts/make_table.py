@@ -29,7 +29,7 @@ from lra.system import files
 from lra.system.errors import UserError
 from lra.system.process import run_main
 
-README, OTHERS = ROOT / "README.md", ROOT / "results/README.md"
+README, ALL = ROOT / "README.md", ROOT / "results/README.md"
 
 
 def made(records: Sequence[Mapping[str, Any]], name: str, mix: bool) -> str:
@@ -42,7 +42,7 @@ def pages(records: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
   """What stands between the markers of each page: in README the recipes, in the other all there is."""
   return {
     README: made([r for r in records if of_recipe(r)], "markdown", False),
-    OTHERS: made(records, "markdown", False),
+    ALL: made(records, "markdown", False),
   }
 
 

@@ -262,6 +262,15 @@ def test_pages_have_the_tables_that_the_records_give():
     assert table_text.between_markers(page.read_text(), text) == page.read_text()
 
 
+def test_front_page_has_the_recipes_from_scratch_alone():
+  recipe = lambda **changes: make_table.of_recipe(full(preset="default", **changes)[0])
+  assert recipe() and recipe(
+    overrides={"model.attention_options.rope": True, "model.convolution": 5}
+  )
+  assert not recipe(overrides={"train.steps": 5}) and not recipe(parent={"task": "listops"})
+  assert not make_table.of_recipe(full()[0])
+
+
 def test_unknown_preset_names_those_there_are(tmp_path, monkeypatch):
   for r in full(("softmax",)):
     run_record.write(r | {"sha256": run_record.digest(r)}, tmp_path)
